@@ -1,0 +1,1 @@
+"""The shell: everything that touches Kafka, Redis, the clock, files, the network and the terminal."""

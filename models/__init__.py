@@ -1,0 +1,1 @@
+"""Score: from a customer's features to probabilities, and why. Pure: no I/O."""
