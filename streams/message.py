@@ -9,6 +9,7 @@ class Message(msgspec.Struct, array_like=True, frozen=True):
     """A record to be produced, as it waits in the outbox.
 
     ``topic`` is the logical name (``alerts``, not the prefixed Kafka name), ``headers`` are
+    (name, value) pairs in the order in which they are sent.
     """
 
     topic: str
