@@ -1,0 +1,541 @@
+"""The state in Redis: who owns a partition number, what is stored of its customers, and the atomic commit.
+
+Redis is the authority on offsets; Kafka's committed offsets only mirror it. For partition number n of an
+application there are five keys with one hash tag, so that they lie on one node of a cluster:
+
+- ``{app:pN}:meta``  hash: ``gen`` and ``inc`` (the fence), ``ver`` (a nonce per commit), ``off:<topic>``
+  (the next offset to apply), ``part`` (the partition's own state);
+- ``{app:pN}:hot`` and ``:cold``  hashes: customer to state;
+- ``{app:pN}:due``  sorted set: customer by its next deadline (microseconds since the epoch);
+- ``{app:pN}:out``  stream: messages that wait for the relay.
+
+``app:layout`` says with how many partitions and under which clock the state was built.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import functools
+import importlib.resources
+import itertools
+import logging
+import random
+import ssl
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
+
+import hiredis
+import msgspec
+from redis.asyncio import ConnectionPool, Redis, RedisCluster
+from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthenticationWrongNumberOfArgsError,
+    AuthorizationError,
+    BusyLoadingError,
+    ClusterDownError,
+    InvalidResponse,
+    NoPermissionError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
+from redis.exceptions import (
+    ConnectionError as Unreachable,
+)
+from redis.exceptions import (
+    TimeoutError as Unanswered,
+)
+
+from agents.failure import LayoutRefused, StoreBroken
+from streams.message import Message, unpack
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Micros = int
+
+# The first pause between two attempts and the longest, in seconds; each is drawn from half to whole.
+FIRST_PAUSE = 0.05
+LONGEST_PAUSE = 1.0
+# How long Redis may refuse writes (a replica before its promotion, a disk that is full) before a person
+# has to look. A failover takes seconds, a restart of a large instance a minute.
+REFUSING_LIMIT = 120.0
+# A warning for the first failed attempt of a row and then for each so-manieth.
+WARN_EVERY = 20
+# Customers a read of the whole state asks for at a time.
+SCAN_COUNT = 500
+
+
+class RedisSettings(Protocol):
+    """What ``connect`` reads of the settings."""
+
+    @property
+    def url(self) -> str:
+        """``redis://``, ``rediss://`` or ``unix://``."""
+        ...
+
+    @property
+    def cluster(self) -> bool:
+        """Whether the url is a node of a Redis Cluster."""
+        ...
+
+    def options(self) -> dict[str, Any]:
+        """Time-outs, user and certificates as redis-py's ``from_url`` takes them."""
+        ...
+
+
+class _FastPacking:
+    """Packs commands in C. redis-py's asyncio connections do it in Python, about 2 µs for each event."""
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        if " " in args[0]:  # SCRIPT LOAD and the like travel as two words
+            return cast(list[bytes], super().pack_command(*args))  # type: ignore[misc]
+        return [hiredis.pack_command(args)]
+
+
+class _FastConnection(_FastPacking, Connection):
+    pass
+
+
+class _FastSSLConnection(_FastPacking, SSLConnection):
+    pass
+
+
+class _FastUnixConnection(_FastPacking, UnixDomainSocketConnection):
+    pass
+
+
+_FAST: dict[type, type] = {
+    Connection: _FastConnection,
+    SSLConnection: _FastSSLConnection,
+    UnixDomainSocketConnection: _FastUnixConnection,
+}
+
+
+def connect(settings: RedisSettings) -> Redis | RedisCluster:
+    """A client for the settings; it connects at its first command.
+
+    Its own retries are switched off: ours know the lease and the time that is left.
+    """
+    options = {**settings.options(), "protocol": 2}
+    if settings.cluster:
+        return RedisCluster.from_url(settings.url, **options)
+    pool = ConnectionPool.from_url(settings.url, retry=Retry(NoBackoff(), 0), **options)
+    pool.connection_class = _FAST.get(pool.connection_class, pool.connection_class)
+    return Redis.from_pool(pool)
+
+
+class Lost(Exception):  # noqa: N818
+    """We no longer own the partition: what was being done is void, and somebody else will do it."""
+
+
+class StoreAway(Exception):  # noqa: N818
+    """Redis could not be asked for as long as our patience lasts. It may come back."""
+
+
+class Outcome(enum.Enum):
+    """What became of a commit."""
+
+    COMMITTED = enum.auto()
+    RACE = enum.auto()  # another task of this worker committed since the version was read: load again
+    STALE = enum.auto()  # Redis does not stand where we thought (rolled back, restored): claim again
+    LOST = enum.auto()  # a newer owner: let go
+
+
+class Claimed(NamedTuple):
+    """What is stored of a partition number that is now ours; an offset that is absent was never written."""
+
+    version: str
+    offsets: dict[str, int]
+    blob: bytes | None
+
+
+class Fenced(NamedTuple):
+    """A claim that was refused: a later generation holds the partition."""
+
+    generation: int
+    incarnation: str
+
+
+class Split(NamedTuple):
+    """A claim that was refused: another worker claimed the partition in the same generation."""
+
+    incarnation: str
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """What this worker knows of one partition number since one claim. Never used again after the next.
+
+    ``offsets`` is the next offset to apply by topic; of the topics in ``unwritten`` Redis holds none yet.
+    """
+
+    partition: int
+    generation: int
+    version: str
+    offsets: dict[str, int]
+    unwritten: set[str]
+    blob: bytes | None
+    lost: bool = False
+
+
+@dataclass(slots=True)
+class Write:
+    """Everything one step has changed. ``deadlines`` are microseconds, ``out`` packed messages."""
+
+    partition: bytes
+    hot: Mapping[bytes, bytes] = field(default_factory=dict)
+    cold: Mapping[bytes, bytes] = field(default_factory=dict)
+    deadlines: Mapping[bytes, Micros] = field(default_factory=dict)
+    cleared: Sequence[bytes] = ()
+    out: Sequence[bytes] = ()
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """With how many partitions and under which clock the state was built."""
+
+    partitions: int
+    clock: str
+
+
+class Store:
+    """One worker's way to Redis. ``patience`` is how long one call is repeated, in seconds."""
+
+    def __init__(
+        self,
+        redis: Redis | RedisCluster,
+        application: str,
+        patience: float,
+        retried: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.redis: Any = redis
+        self.application = application
+        self.patience = patience
+        self.incarnation = uuid.uuid4().hex[:12]
+        self._commits = itertools.count()
+        self._retried = retried
+        self._refusing_since: float | None = None
+        scripts = importlib.resources.files("agents")
+        self._claim = self.redis.register_script((scripts / "claim.lua").read_text())
+        self._commit = self.redis.register_script((scripts / "commit.lua").read_text())
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.redis.aclose()
+
+    def keys(self, partition: int) -> list[str]:
+        """The keys of a partition number: meta, hot, cold, due, out."""
+        tag = f"{{{self.application}:p{partition}}}"
+        return [f"{tag}:{name}" for name in ("meta", "hot", "cold", "due", "out")]
+
+    # ---- ownership
+
+    async def layout(self, wanted: Layout | None = None) -> Layout | None:
+        """What the state was built with; ``wanted`` is stored where there is none yet."""
+        key = f"{self.application}:layout"
+        if wanted is not None:
+            await self._patiently(lambda: self.redis.set(key, msgspec.json.encode(wanted), nx=True))
+        raw = await self._patiently(lambda: self.redis.get(key))
+        if raw is None:
+            return None
+        try:
+            return msgspec.json.decode(raw, type=Layout)
+        except msgspec.MsgspecError as error:
+            raise LayoutRefused(
+                f"Redis key {key} holds {raw!r}, which is no layout of churnwatch ({error}): is another program "
+                f"using this key? Choose another `application` name or another Redis database."
+            ) from error
+
+    async def claim(
+        self, partition: int, generation: int, forced: Fenced | None = None
+    ) -> Claimed | Fenced | Split:
+        """Take over a partition number in a generation of the consumer group.
+
+        ``forced`` takes it from a later generation that Kafka has been proved not to know (the group was
+        deleted, so that its generations began anew).
+        """
+        over = f"{forced.generation}/{forced.incarnation}" if forced else ""
+        answer = await self._patiently(
+            lambda: self._claim(keys=self.keys(partition), args=[generation, self.incarnation, over])
+        )
+        match answer[0]:
+            case b"OK":
+                pairs = iter(answer[1])
+                found = dict(zip(pairs, pairs, strict=True))
+                offsets = {k[4:].decode(): int(v) for k, v in found.items() if k.startswith(b"off:")}
+                return Claimed(found.get(b"ver", b"").decode(), offsets, found.get(b"part"))
+            case b"FENCED":
+                return Fenced(int(answer[1]), answer[2].decode())
+            case b"SPLIT":
+                return Split(answer[2].decode())
+            case _:
+                raise StoreBroken(
+                    f"Redis key {answer[1].decode()} is a {answer[2].decode()}, which churnwatch did not write: "
+                    f"is another program using this database? Choose another `application` name or database."
+                )
+
+    # ---- the path
+
+    async def load(
+        self, lease: Lease, hot: Sequence[bytes], cold: Sequence[bytes]
+    ) -> tuple[dict[bytes, bytes | None], dict[bytes, bytes | None]]:
+        """The stored states of customers, None for those that have none, in one round trip."""
+        if not hot and not cold:
+            return {}, {}
+        _, hot_key, cold_key, _, _ = self.keys(lease.partition)
+
+        async def once() -> list[list[bytes | None]]:
+            pipeline = self.redis.pipeline(transaction=False)
+            if hot:
+                pipeline.hmget(hot_key, hot)
+            if cold:
+                pipeline.hmget(cold_key, cold)
+            return cast(list[list[bytes | None]], await pipeline.execute())
+
+        answers = iter(await self._patiently(once, lease))
+        loaded_hot = dict(zip(hot, next(answers), strict=True)) if hot else {}
+        loaded_cold = dict(zip(cold, next(answers), strict=True)) if cold else {}
+        return loaded_hot, loaded_cold
+
+    async def due(self, lease: Lease, until: Micros, limit: int) -> list[tuple[bytes, Micros]]:
+        """At most ``limit`` customers whose deadline has come by ``until``, by (instant, customer)."""
+        key = self.keys(lease.partition)[3]
+        found = await self._patiently(
+            lambda: self.redis.zrangebyscore(key, "-inf", until, start=0, num=limit, withscores=True), lease
+        )
+        return [(customer, int(instant)) for customer, instant in found]
+
+    async def commit(
+        self, lease: Lease, version: str, topic: str | None, next_offset: int | None, write: Write
+    ) -> Outcome:
+        """Write one step, if Redis still stands where ``version`` was read.
+
+        ``version`` is ``lease.version`` as it was **before** the states were loaded. ``topic`` and
+        ``next_offset`` move the offset; without them (timers) it stays. The arguments are packed before
+        the first await.
+        """
+        new = f"{self.incarnation}.{next(self._commits)}"
+        expected: str | int = ""
+        if topic is not None and topic not in lease.unwritten:
+            expected = lease.offsets[topic]
+        chain = itertools.chain.from_iterable
+        args: list[Any] = [
+            lease.generation,
+            self.incarnation,
+            version,
+            new,
+            topic or "",
+            expected,
+            "" if next_offset is None else next_offset,
+            write.partition,
+            2 * len(write.hot),
+            2 * len(write.cold),
+            len(write.cleared),
+            2 * len(write.deadlines),
+            len(write.out),
+        ]
+        args += chain(write.hot.items())
+        args += chain(write.cold.items())
+        args += write.cleared
+        args += chain((instant, customer) for customer, instant in write.deadlines.items())
+        args += write.out
+        answer = await self._patiently(
+            lambda: self._commit(keys=self.keys(lease.partition), args=args), lease
+        )
+        match answer[0]:
+            case b"OK":
+                lease.version = new
+                lease.blob = write.partition
+                if topic is not None and next_offset is not None:
+                    lease.offsets[topic] = next_offset
+                    lease.unwritten.discard(topic)
+                return Outcome.COMMITTED
+            case b"CONFLICT" if version != lease.version:
+                return Outcome.RACE
+            case b"FENCED" if int(answer[1]) >= lease.generation:
+                lease.lost = True
+                return Outcome.LOST
+            case _:
+                log.warning(
+                    "partition %d: commit refused (%s %s): Redis was rolled back or restored",
+                    lease.partition,
+                    answer[0].decode(),
+                    answer[1].decode(),
+                )
+                return Outcome.STALE
+
+    # ---- the outbox
+
+    async def outbox(self, lease: Lease, count: int) -> list[tuple[bytes, Message]]:
+        """The oldest messages that wait, with the ids to ``trim`` them by."""
+        key = self.keys(lease.partition)[4]
+        found = await self._patiently(lambda: self.redis.xrange(key, "-", "+", count=count), lease)
+        return [(ident, unpack(fields[b"m"])) for ident, fields in found]
+
+    async def trim(self, lease: Lease, ids: Iterable[bytes]) -> None:
+        """Remove messages that the brokers have acknowledged."""
+        idents = list(ids)
+        if idents:
+            await self._patiently(lambda: self.redis.xdel(self.keys(lease.partition)[4], *idents), lease)
+
+    async def park(self, lease: Lease, ident: bytes, message: bytes) -> None:
+        """Set aside, in a stream of its own, a message that no broker will ever take."""
+        out = self.keys(lease.partition)[4]
+
+        async def once() -> None:
+            pipeline = self.redis.pipeline(transaction=True)
+            pipeline.xadd(out.removesuffix(":out") + ":parked", {"m": message})
+            pipeline.xdel(out, ident)
+            await pipeline.execute()
+
+        await self._patiently(once, lease)
+
+    # ---- reading, without owning
+
+    async def customer(self, partition: int, key: bytes) -> tuple[bytes | None, bytes | None]:
+        """The hot and the cold part of one customer."""
+        _, hot, cold, _, _ = self.keys(partition)
+        pipeline = self.redis.pipeline(transaction=False)
+        pipeline.hget(hot, key)
+        pipeline.hget(cold, key)
+        answer = await self._patiently(pipeline.execute)
+        return answer[0], answer[1]
+
+    async def customers(self, partition: int) -> AsyncIterator[tuple[bytes, bytes, bytes | None]]:
+        """Each customer of a partition number once: key, hot part, cold part; in no order.
+
+        Redis's scan may name a customer again while the hash grows; those are left out, for which the
+        keys seen are remembered.
+        """
+        _, hot, cold, _, _ = self.keys(partition)
+        seen: set[bytes] = set()
+        cursor = 0
+
+        async def scanned() -> tuple[int, dict[bytes, bytes]]:
+            return cast(tuple[int, dict[bytes, bytes]], await self.redis.hscan(hot, cursor, count=SCAN_COUNT))
+
+        async def parts(customers: list[bytes]) -> list[bytes | None]:
+            return cast(list[bytes | None], await self.redis.hmget(cold, customers))
+
+        while True:
+            cursor, found = await self._patiently(scanned)
+            fresh = {customer: value for customer, value in found.items() if customer not in seen}
+            if fresh:
+                seen.update(fresh)
+                rest = await self._patiently(functools.partial(parts, list(fresh)))
+                for (customer, value), part in zip(fresh.items(), rest, strict=True):
+                    yield customer, value, part
+            if cursor == 0:
+                return
+
+    async def applied(self, partition: int) -> tuple[dict[str, int], bytes | None]:
+        """Next offset by topic and the partition's own state, as last committed."""
+        found = await self._patiently(lambda: self.redis.hgetall(self.keys(partition)[0]))
+        return {k[4:].decode(): int(v) for k, v in found.items() if k.startswith(b"off:")}, found.get(b"part")
+
+    # ---- patience
+
+    async def _patiently(self, call: Callable[[], Awaitable[T]], lease: Lease | None = None) -> T:
+        """The answer to a call that may be repeated, within our patience.
+
+        Raises ``Lost`` when the lease ends meanwhile, ``StoreAway`` when patience does, ``StoreBroken``
+        when Redis says what asking again will not change.
+        """
+        end = time.monotonic() + self.patience
+        pause = FIRST_PAUSE
+        for attempt in itertools.count():
+            if lease is not None and lease.lost:
+                raise Lost
+            try:
+                answer = await call()
+            except (TimeoutError, RedisError, RedisClusterException, OSError) as error:
+                self._judge(error)
+                self._retried()
+                if attempt % WARN_EVERY == 0:
+                    log.warning(
+                        "Redis: %s; trying again for %.0f s", _said(error), max(0.0, end - time.monotonic())
+                    )
+                if time.monotonic() + pause > end:
+                    raise StoreAway(
+                        f"Redis could not be reached for {self.patience:g} s: {_said(error)}"
+                    ) from error
+            else:
+                self._refusing_since = None
+                return answer
+            await asyncio.sleep(pause * (0.5 + random.random() / 2))
+            pause = min(LONGEST_PAUSE, pause * 2)
+        raise AssertionError("unreachable")
+
+    def _judge(self, error: Exception) -> None:
+        """Raise ``StoreBroken`` for what will not heal by itself."""
+        said = str(error)
+        refuses = isinstance(error, ReadOnlyError) or any(
+            word in said for word in ("READONLY", "MISCONF", "NOREPLICAS")
+        )
+        if refuses:
+            now = time.monotonic()
+            if self._refusing_since is None:
+                self._refusing_since = now
+            if now - self._refusing_since > REFUSING_LIMIT:
+                raise StoreBroken(
+                    f"Redis has refused to write for {REFUSING_LIMIT:.0f} s ({said}): is redis.url the master, "
+                    f"was a replica promoted, is its disk full?"
+                ) from error
+            return
+        denied = (
+            AuthenticationError,
+            AuthenticationWrongNumberOfArgsError,
+            AuthorizationError,
+            NoPermissionError,
+        )
+        if isinstance(error, denied) or "NOAUTH" in said or "NOPERM" in said or "WRONGPASS" in said:
+            raise StoreBroken(
+                f"Redis does not let us in ({said}): check redis.username, redis.password (or password_file) and "
+                f"that the user may run EVALSHA, SCRIPT LOAD and all commands on keys of {self.application}."
+            ) from error
+        if _caused_by(error, ssl.SSLCertVerificationError):
+            raise StoreBroken(
+                f"Redis shows a certificate that we do not trust ({said}): check redis.ca and the host name."
+            ) from error
+        if "OOM" in said:
+            raise StoreBroken(
+                f"Redis has reached its maxmemory ({said}): give it more memory. Its maxmemory-policy must be "
+                f"noeviction, or it would forget customers."
+            ) from error
+        if "WRONGTYPE" in said:
+            raise StoreBroken(
+                f"A Redis key of {self.application} has a type that churnwatch did not give it ({said}): is another "
+                f"program using this database? Choose another `application` name or database."
+            ) from error
+        transient = (
+            Unreachable, Unanswered, BusyLoadingError, TryAgainError, ClusterDownError, RedisClusterException,
+            OSError, asyncio.TimeoutError,
+        )  # fmt: skip
+        if not isinstance(error, transient) and isinstance(error, (ResponseError, InvalidResponse)):
+            if any(word in said for word in ("LOADING", "MASTERDOWN", "BUSY", "UNBLOCKED")):
+                return
+            raise StoreBroken(
+                f"Redis refuses what churnwatch asks of it ({said}): it needs Redis 6.2 or later."
+            ) from error
+
+
+def _said(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def _caused_by(error: BaseException, kind: type[BaseException]) -> bool:
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, kind):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
