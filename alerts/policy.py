@@ -47,7 +47,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     score_change: Probability = 0.05
     deliver_per_minute: Annotated[int, Meta(ge=1)] = 1000
     type_prefix: Annotated[str, Meta(pattern=r"^[a-z0-9]+(\.[a-z0-9-]+)*$")] = "io.churnwatch"
-    actions: dict[str, str] = DEFAULT_ACTIONS
+    actions: dict[str, str] = msgspec.field(default_factory=lambda: dict(DEFAULT_ACTIONS))
 
 
 class Feeds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics import MetricWrapperBase
+
+from agents.metrics import Metrics, UnknownCountError
+
+
+def every_series(metrics: Metrics) -> bytes:
+    """An exposition in which each metric has a series."""
+    for metric in vars(metrics).values():
+        if isinstance(metric, MetricWrapperBase) and metric._labelnames:
+            metric.labels(*("x" for _ in metric._labelnames))
+    return metrics.exposition()
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics(CollectorRegistry(), strict=True)
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value("churnwatch_" + name, labels)
+
+
+def test_promtool_finds_nothing_to_say(metrics: Metrics) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool (of the Debian package prometheus) is not installed")
+    said = subprocess.run(
+        [promtool, "check", "metrics"], check=False, input=every_series(metrics), capture_output=True
+    )
+    assert (said.returncode, said.stdout, said.stderr) == (0, b"", b"")
+
+
+def test_every_name_has_the_prefix_and_counters_say_total(metrics: Metrics) -> None:
+    text = every_series(metrics).decode()
+    kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
+    assert all(name.startswith("churnwatch_") for name in kinds)
+    assert all(name.endswith("_total") for name, kind in kinds.items() if kind == "counter")
+    assert not any(name.endswith("_created") for name in kinds)
+    assert 'churnwatch_build_info{python="3' in text
+
+
+def test_no_label_is_a_customer(metrics: Metrics) -> None:
+    labels = set(re.findall(r'(\w+)="', every_series(metrics).decode()))
+    allowed = {"stage", "topic", "partition", "type", "reason", "call", "part", "kind", "transition"}
+    assert labels <= allowed | {"decision", "le", "version", "python"}
+
+
+def test_counts_of_the_core_reach_their_metrics(metrics: Metrics) -> None:
+    metrics.count(
+        {
+            ("event", "purchase"): 3,
+            ("refused", "invalid"): 2,
+            ("duplicate",): 4,
+            ("late",): 5,
+            ("alert", "churn", "raised", "delivered"): 6,
+            ("suppressed", "complaint"): 7,
+            ("held",): 8,
+        }
+    )
+    assert value(metrics, "events_total", type="purchase") == 3
+    assert value(metrics, "dead_letters_total", reason="invalid") == 2
+    assert value(metrics, "duplicates_total") == 4
+    assert value(metrics, "late_events_total") == 5
+    assert value(metrics, "alerts_total", kind="churn", transition="raised", decision="delivered") == 6
+    assert value(metrics, "alerts_suppressed_total", reason="complaint") == 7
+    assert value(metrics, "looks_held_total") == 8
+
+
+def test_an_unknown_count_is_an_error_in_tests_and_counted_in_production(metrics: Metrics) -> None:
+    with pytest.raises(UnknownCountError):
+        metrics.count({("tea",): 1})
+    lenient = Metrics(CollectorRegistry())
+    lenient.count({("tea",): 2, ("late",): 1})
+    assert value(lenient, "uncounted_total") == 2
+    assert value(lenient, "late_events_total") == 1
+
+
+def test_a_lost_partition_leaves_no_series_behind(metrics: Metrics) -> None:
+    for partition in ("0", "1"):
+        metrics.lag.labels("purchases", partition).set(5)
+        metrics.partition_clock.labels(partition).set(5)
+    metrics.forget_partition(0, ("purchases", "browses"))
+    assert value(metrics, "lag_records", topic="purchases", partition="0") is None
+    assert value(metrics, "lag_records", topic="purchases", partition="1") == 5
+    assert value(metrics, "partition_clock_timestamp_seconds", partition="0") is None
