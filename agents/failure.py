@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Unrecoverable(Exception):  # noqa: N818
+class Unrecoverable(Exception):
     """The worker cannot go on until somebody acts; the message says what is wrong and what to do.
 
     ``code`` is the exit code of the process.

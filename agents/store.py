@@ -56,6 +56,7 @@ from redis.exceptions import (
 )
 
 from agents.failure import LayoutRefused, StoreBroken
+from agents.metrics import Metrics
 from streams.message import Message, unpack
 
 log = logging.getLogger(__name__)
@@ -134,11 +135,11 @@ def connect(settings: RedisSettings) -> Redis | RedisCluster:
     return Redis.from_pool(pool)
 
 
-class Lost(Exception):  # noqa: N818
+class Lost(Exception):
     """We no longer own the partition: what was being done is void, and somebody else will do it."""
 
 
-class StoreAway(Exception):  # noqa: N818
+class StoreAway(Exception):
     """Redis could not be asked for as long as our patience lasts. It may come back."""
 
 
@@ -215,14 +216,14 @@ class Store:
         redis: Redis | RedisCluster,
         application: str,
         patience: float,
-        retried: Callable[[], None] = lambda: None,
+        metrics: Metrics | None = None,
     ) -> None:
         self.redis: Any = redis
         self.application = application
         self.patience = patience
         self.incarnation = uuid.uuid4().hex[:12]
         self._commits = itertools.count()
-        self._retried = retried
+        self.metrics = metrics
         self._refusing_since: float | None = None
         scripts = importlib.resources.files("agents")
         self._claim = self.redis.register_script((scripts / "claim.lua").read_text())
@@ -243,8 +244,8 @@ class Store:
         """What the state was built with; ``wanted`` is stored where there is none yet."""
         key = f"{self.application}:layout"
         if wanted is not None:
-            await self._patiently(lambda: self.redis.set(key, msgspec.json.encode(wanted), nx=True))
-        raw = await self._patiently(lambda: self.redis.get(key))
+            await self._patiently("layout", lambda: self.redis.set(key, msgspec.json.encode(wanted), nx=True))
+        raw = await self._patiently("layout", lambda: self.redis.get(key))
         if raw is None:
             return None
         try:
@@ -265,7 +266,7 @@ class Store:
         """
         over = f"{forced.generation}/{forced.incarnation}" if forced else ""
         answer = await self._patiently(
-            lambda: self._claim(keys=self.keys(partition), args=[generation, self.incarnation, over])
+            "claim", lambda: self._claim(keys=self.keys(partition), args=[generation, self.incarnation, over])
         )
         match answer[0]:
             case b"OK":
@@ -301,7 +302,7 @@ class Store:
                 pipeline.hmget(cold_key, cold)
             return cast(list[list[bytes | None]], await pipeline.execute())
 
-        answers = iter(await self._patiently(once, lease))
+        answers = iter(await self._patiently("load", once, lease))
         loaded_hot = dict(zip(hot, next(answers), strict=True)) if hot else {}
         loaded_cold = dict(zip(cold, next(answers), strict=True)) if cold else {}
         return loaded_hot, loaded_cold
@@ -310,7 +311,9 @@ class Store:
         """At most ``limit`` customers whose deadline has come by ``until``, by (instant, customer)."""
         key = self.keys(lease.partition)[3]
         found = await self._patiently(
-            lambda: self.redis.zrangebyscore(key, "-inf", until, start=0, num=limit, withscores=True), lease
+            "due",
+            lambda: self.redis.zrangebyscore(key, "-inf", until, start=0, num=limit, withscores=True),
+            lease,
         )
         return [(customer, int(instant)) for customer, instant in found]
 
@@ -349,10 +352,12 @@ class Store:
         args += chain((instant, customer) for customer, instant in write.deadlines.items())
         args += write.out
         answer = await self._patiently(
-            lambda: self._commit(keys=self.keys(lease.partition), args=args), lease
+            "commit", lambda: self._commit(keys=self.keys(lease.partition), args=args), lease
         )
         match answer[0]:
             case b"OK":
+                if answer[1] and self.metrics is not None:
+                    self.metrics.races.inc()
                 lease.version = new
                 lease.blob = write.partition
                 if topic is not None and next_offset is not None:
@@ -378,14 +383,16 @@ class Store:
     async def outbox(self, lease: Lease, count: int) -> list[tuple[bytes, Message]]:
         """The oldest messages that wait, with the ids to ``trim`` them by."""
         key = self.keys(lease.partition)[4]
-        found = await self._patiently(lambda: self.redis.xrange(key, "-", "+", count=count), lease)
+        found = await self._patiently("outbox", lambda: self.redis.xrange(key, "-", "+", count=count), lease)
         return [(ident, unpack(fields[b"m"])) for ident, fields in found]
 
     async def trim(self, lease: Lease, ids: Iterable[bytes]) -> None:
         """Remove messages that the brokers have acknowledged."""
         idents = list(ids)
         if idents:
-            await self._patiently(lambda: self.redis.xdel(self.keys(lease.partition)[4], *idents), lease)
+            await self._patiently(
+                "trim", lambda: self.redis.xdel(self.keys(lease.partition)[4], *idents), lease
+            )
 
     async def park(self, lease: Lease, ident: bytes, message: bytes) -> None:
         """Set aside, in a stream of its own, a message that no broker will ever take."""
@@ -397,7 +404,7 @@ class Store:
             pipeline.xdel(out, ident)
             await pipeline.execute()
 
-        await self._patiently(once, lease)
+        await self._patiently("park", once, lease)
 
     # ---- reading, without owning
 
@@ -407,7 +414,7 @@ class Store:
         pipeline = self.redis.pipeline(transaction=False)
         pipeline.hget(hot, key)
         pipeline.hget(cold, key)
-        answer = await self._patiently(pipeline.execute)
+        answer = await self._patiently("read", pipeline.execute)
         return answer[0], answer[1]
 
     async def customers(self, partition: int) -> AsyncIterator[tuple[bytes, bytes, bytes | None]]:
@@ -427,11 +434,11 @@ class Store:
             return cast(list[bytes | None], await self.redis.hmget(cold, customers))
 
         while True:
-            cursor, found = await self._patiently(scanned)
+            cursor, found = await self._patiently("read", scanned)
             fresh = {customer: value for customer, value in found.items() if customer not in seen}
             if fresh:
                 seen.update(fresh)
-                rest = await self._patiently(functools.partial(parts, list(fresh)))
+                rest = await self._patiently("read", functools.partial(parts, list(fresh)))
                 for (customer, value), part in zip(fresh.items(), rest, strict=True):
                     yield customer, value, part
             if cursor == 0:
@@ -439,12 +446,12 @@ class Store:
 
     async def applied(self, partition: int) -> tuple[dict[str, int], bytes | None]:
         """Next offset by topic and the partition's own state, as last committed."""
-        found = await self._patiently(lambda: self.redis.hgetall(self.keys(partition)[0]))
+        found = await self._patiently("read", lambda: self.redis.hgetall(self.keys(partition)[0]))
         return {k[4:].decode(): int(v) for k, v in found.items() if k.startswith(b"off:")}, found.get(b"part")
 
     # ---- patience
 
-    async def _patiently(self, call: Callable[[], Awaitable[T]], lease: Lease | None = None) -> T:
+    async def _patiently(self, name: str, call: Callable[[], Awaitable[T]], lease: Lease | None = None) -> T:
         """The answer to a call that may be repeated, within our patience.
 
         Raises ``Lost`` when the lease ends meanwhile, ``StoreAway`` when patience does, ``StoreBroken``
@@ -455,19 +462,23 @@ class Store:
         for attempt in itertools.count():
             if lease is not None and lease.lost:
                 raise Lost
+            if self.metrics is not None:
+                self.metrics.redis_calls.labels(name).inc()
+                if attempt:
+                    self.metrics.redis_retries.labels(name).inc()
             try:
                 answer = await call()
             except (TimeoutError, RedisError, RedisClusterException, OSError) as error:
+                if self.metrics is not None:
+                    self.metrics.redis_failures.labels(name).inc()
                 self._judge(error)
-                self._retried()
-                if attempt % WARN_EVERY == 0:
-                    log.warning(
-                        "Redis: %s; trying again for %.0f s", _said(error), max(0.0, end - time.monotonic())
-                    )
-                if time.monotonic() + pause > end:
+                left = end - time.monotonic()
+                if left < pause:
                     raise StoreAway(
                         f"Redis could not be reached for {self.patience:g} s: {_said(error)}"
                     ) from error
+                if attempt % WARN_EVERY == 0:
+                    log.warning("Redis, %s: %s; trying again for %.0f s", name, _said(error), left)
             else:
                 self._refusing_since = None
                 return answer
