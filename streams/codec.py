@@ -24,6 +24,7 @@ from streams import topics
 from streams.events import (
     CLASS_OF,
     CONTROL,
+    EPOCH,
     Cart,
     Checkout,
     Clock,
@@ -218,10 +219,13 @@ class Codec:
                 raise _explain(value, error) from None
 
             key = record.key
-            if isinstance(event, Clock):
+            # `type(...) is` and the instant spelled out: isinstance and a call cost a tenth of the whole each.
+            kind = type(event)
+            since = event.time - EPOCH
+            at = since.days * 86_400_000_000 + since.seconds * 1_000_000 + since.microseconds
+            if type(event) is Clock:
                 if key != CLOCK_KEY:
                     raise _wrong_key(key, CLOCK_KEY)
-                at = to_micros(event.time)
                 if at > record.timestamp * 1000 + MAX_FUTURE or not MIN_AT <= at <= MAX_AT:
                     raise _wrong_instant(event.time, record)
                 return Tick(record.offset, at, event.history)
@@ -233,11 +237,9 @@ class Codec:
             expected = customer.encode()
             if key != expected:
                 raise _wrong_key(key, expected)
-            at = to_micros(event.time)
             if at > record.timestamp * 1000 + MAX_FUTURE or not MIN_AT <= at <= MAX_AT:
                 raise _wrong_instant(event.time, record)
 
-            kind = type(event)
             if compacted and kind is not Profile:
                 raise _NotAllowedError(
                     "wrong_topic",
@@ -245,9 +247,9 @@ class Codec:
                     f" allowed are {_listed(topics.ONLY_ON_CUSTOMERS)}",
                 )
             minor = discount = 0
-            if isinstance(event, Purchase | Return):
+            if type(event) is Purchase or type(event) is Return:
                 minor, discount = self._money(event)
-            elif isinstance(event, Cart | Checkout):
+            elif type(event) is Cart or type(event) is Checkout:
                 if event.amount is not None:
                     minor = _to_minor(event.amount, self._base)
             elif kind in _CHECKED:
@@ -266,8 +268,13 @@ class Codec:
                 f"currency: {_shown(event.currency)} is not allowed; allowed are {allowed}",
             )
         minor = discount = 0
+        factor = scale[0]
         for line in event.lines:
-            paid = _to_minor(line.amount, scale)
+            product = line.amount * factor
+            paid = round(product)
+            # As in _to_minor: only what may lie at a half needs the exact way.
+            if product > 1e12 or abs(product - paid) > 0.49:
+                paid = _to_minor(line.amount, scale)
             minor += paid
             if line.list_price is not None:
                 pieces = 1.0 if line.quantity is None else line.quantity
@@ -278,7 +285,7 @@ class Codec:
             raise _NotAllowedError(
                 "invalid", f"lines: {max(minor, discount)} minor units in all; allowed are {MAX_MINOR}"
             )
-        return minor, 0 if isinstance(event, Return) else discount
+        return minor, 0 if type(event) is Return else discount
 
 
 def encode(event: Event) -> bytes:

@@ -9,7 +9,7 @@ checked by :mod:`streams.codec`.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias, final
 
 import msgspec
 from msgspec import Meta
@@ -296,6 +296,7 @@ class Forget(_Common, frozen=True, kw_only=True, gc=False, omit_defaults=True, t
     """An erasure request."""
 
 
+@final
 class Clock(
     msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, tag_field="type", tag="clock"
 ):
