@@ -1,0 +1,108 @@
+"""The servers the other tests rely on do what they say."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+from confluent_kafka import Consumer, Producer
+
+from tests.servers import KafkaServer, RedisServer, wait_until
+
+
+def test_the_broker_keeps_what_it_acknowledged_when_it_is_killed(
+    own_kafka: Callable[..., KafkaServer],
+) -> None:
+    kafka = own_kafka()
+    kafka.create_topics(["t"], partitions=2)
+    producer = Producer({"bootstrap.servers": kafka.brokers, "log_level": 0})
+    for number in range(100):
+        producer.produce("t", key=str(number), value=b"v")
+    assert producer.flush(10) == 0
+    kafka.kill()
+    assert not kafka.running
+    kafka.start()
+    assert {m.key() for m in kafka.read_all(["t"])} == {str(n).encode() for n in range(100)}
+
+
+def test_topics_can_be_made_grown_and_deleted(
+    kafka: KafkaServer, topics: Callable[..., list[str]], prefix: str
+) -> None:
+    (name,) = topics("purchases", partitions=2, cleanup_policy="compact")
+    assert name == f"{prefix}purchases"
+    kafka.grow_topic(name, 3)
+    assert kafka.read_all([name]) == []
+    kafka.delete_topics([name])
+
+
+def test_redis_loses_the_tail_that_is_cut_and_nothing_before_it(
+    own_redis: Callable[..., RedisServer],
+) -> None:
+    server = own_redis(appendfsync="always")
+    with server.client() as client:
+        for number in range(1000):
+            client.set(f"key:{number}", b"x" * 50)
+    assert server.cut_tail(10_000) == 10_000
+    server.start()
+    with server.client() as client:
+        left = client.dbsize()
+    assert 850 < left < 900
+
+
+def test_redis_comes_back_as_it_was_when_it_was_backed_up(own_redis: Callable[..., RedisServer]) -> None:
+    server = own_redis()
+    with server.client() as client:
+        client.set("before", 1)
+    backup = server.backup()
+    with server.client() as client:
+        client.set("after", 1)
+    server.restore(backup)
+    server.start()
+    with server.client() as client:
+        assert client.keys() == [b"before"]
+    server.wipe()
+    with server.client() as client:
+        assert client.dbsize() == 0
+
+
+def test_a_frozen_redis_does_not_answer_and_goes_on_when_it_is_thawed(
+    own_redis: Callable[..., RedisServer],
+) -> None:
+    server = own_redis()
+    with server.client(socket_timeout=0.2, retry=None) as client:
+        with server.frozen(), pytest.raises(redis.TimeoutError):
+            client.ping()
+        assert client.ping()
+
+
+def test_the_embedded_servers_carry_records_and_leave_nothing_behind() -> None:
+    from agents.embedded import PARTITIONS, Embedded
+
+    servers = Embedded()
+    with servers:
+        folder = Path(servers.redis_url.removeprefix("unix://")).parent
+        assert folder.exists()
+        servers.touch(["t"])
+        producer = Producer({"bootstrap.servers": servers.brokers})
+        producer.produce("t", b"v", partition=PARTITIONS - 1)
+        assert producer.flush(5) == 0
+        consumer = Consumer(
+            {"bootstrap.servers": servers.brokers, "group.id": "g", "auto.offset.reset": "earliest"}
+        )
+        consumer.subscribe(["t"])
+        message = consumer.poll(10)
+        assert message is not None
+        assert message.value() == b"v"
+        consumer.close()
+        with redis.Redis.from_url(servers.redis_url) as client:
+            assert client.ping()
+            pid = client.info("server")["process_id"]
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 3
+    assert not folder.exists()
+    wait_until(lambda: not Path(f"/proc/{pid}").exists() if os.name == "posix" else True)
+    servers.close()
