@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import date, datetime
 from typing import Annotated
+from zoneinfo import ZoneInfo
 
 import msgspec
 from msgspec import Meta
@@ -24,3 +26,48 @@ class Shop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rates: dict[str, Annotated[float, Meta(gt=0)]] = {}
     rates_version: str = "1"
     closing_days: tuple[str, ...] = ()
+
+
+MICROS = 1_000_000
+HOUR = 3_600 * MICROS
+DAY = 24 * HOUR
+_EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday; Monday is 0
+_QUARTER = HOUR // 4
+
+
+class Calendar:
+    """Shop-local days and hours of instants (microseconds since the Unix epoch, UTC).
+
+    Offsets are remembered per quarter of an hour, the finest step at which any zone changes its
+    offset in practice, so that a shop with daylight saving costs no more than one without.
+    """
+
+    def __init__(self, shop: Shop) -> None:
+        self._zone = None if shop.time_zone == "UTC" else ZoneInfo(shop.time_zone)
+        self._offsets: dict[int, int] = {}
+        self.closed = frozenset(
+            date.fromisoformat(day).toordinal() - date(1970, 1, 1).toordinal() for day in shop.closing_days
+        )
+
+    def local(self, at: int) -> int:
+        """The instant moved by the zone's offset, so that division by DAY gives the local day."""
+        if self._zone is None:
+            return at
+        quarter = at // _QUARTER
+        offset = self._offsets.get(quarter)
+        if offset is None:
+            if len(self._offsets) > 100_000:
+                self._offsets.clear()
+            seconds = datetime.fromtimestamp(quarter * 900, self._zone).utcoffset()
+            offset = 0 if seconds is None else int(seconds.total_seconds()) * MICROS
+            self._offsets[quarter] = offset
+        return at + offset
+
+    def day(self, at: int) -> int:
+        """Shop-local day, counted from 1970-01-01."""
+        return self.local(at) // DAY
+
+    @staticmethod
+    def weekday(day: int) -> int:
+        """Monday is 0."""
+        return (day + _EPOCH_WEEKDAY) % 7

@@ -1,0 +1,705 @@
+"""The core as one machine: records of one partition in, states, deadlines and messages out.
+
+Pure: a turn is a function of the partition, the stored states, the items and the settings. Each
+customer's life runs as a generator that asks for a score wherever a decision is due; the engine
+answers all customers' questions of one round together. A customer's own decisions follow each other
+exactly as if it were alone, so batch boundaries make no difference.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from typing import Final, Literal, NamedTuple
+
+import msgspec
+
+from alerts import bands, decide, feeds
+from alerts.looks import Grid
+from alerts.partition import Ceiling, Partition, Poisoned, Window, unpack
+from alerts.policy import Feeds, Policy
+from alerts.reasons import reasons
+from features import matrix
+from features.cold import Cold, newest_cart
+from features.customer import (
+    DECISIVE,
+    VERSION,
+    Customer,
+    apply,
+    pack_cold,
+    pack_hot,
+    touches_cold,
+    unpack_cold,
+    unpack_hot,
+)
+from features.shop import DAY, HOUR, Calendar, Shop
+from features.standing import Standing
+from models.churn import ChurnModel, RhythmScore
+from models.snapshot import Prior
+from streams import events as ev
+from streams.alerts import Alert, Offer, Score, Versions, alert_id, alert_message, score_message
+from streams.codec import PREFIX, Decoded, Item, Record, Refused, Tick, Tombstone, dead_letter
+from streams.events import rfc3339, type_name
+from streams.message import Message
+from streams.topics import INPUTS
+
+ClockMode = Literal["record", "wall"]
+Delivery = Literal["live", "history", "silent"]
+Counts = Counter[tuple[str, ...]]
+FEATURES_VERSION: Final = str(VERSION)
+_FOREVER: Final = 2**62
+
+
+class Missing(Exception):
+    """A deadline of these customers falls before their events: load their cold parts and call again."""
+
+    def __init__(self, keys: list[bytes]) -> None:
+        super().__init__(f"the cold part of {len(keys)} customers is needed")
+        self.keys = keys
+
+
+class Turn(msgspec.Struct):
+    """What a step changed, to be committed as one: packed states by key, deadlines to set
+    (microseconds) and to clear, messages in order, counts for the metrics."""
+
+    partition: Partition
+    hot: dict[bytes, bytes] = {}
+    cold: dict[bytes, bytes] = {}
+    deadlines: dict[bytes, int] = {}
+    cleared: list[bytes] = []
+    out: list[Message] = []
+    counts: Counts = Counter()
+
+
+class _Ask(NamedTuple):
+    """A question for the scorer."""
+
+    customer: Customer
+    at: int
+
+
+class _Draft(NamedTuple):
+    """An alert or a score on its way out; ``order`` sorts drafts as their causes stand in the log."""
+
+    order: tuple[int, str, int]
+    at: int
+    delivery: Delivery
+    content: Alert | Score
+
+
+class _Cause(NamedTuple):
+    """What a decision rests on: its place in the log's order, the position, the causing event, and
+    whether history caused it."""
+
+    order: int
+    position: dict[str, int]
+    event: str | None
+    history: bool
+
+
+class _Log(NamedTuple):
+    """The records of a turn: where they stand, and how far deadlines may fire before them."""
+
+    partition: Partition
+    topic: str
+    index: int
+    records: Sequence[Record]
+    bound: int
+    counts: Counts
+    letters: list[tuple[int, Message]]
+
+
+class _Life:
+    """One customer during a turn."""
+
+    __slots__ = ("cold", "customer", "drafts", "grown", "key", "name", "stagger", "standing")
+
+    def __init__(self, key: bytes, hot: Customer, cold: Cold, stagger: int) -> None:
+        self.key = key
+        self.name = key.decode("utf-8", "surrogatepass")
+        self.customer = hot
+        self.standing = hot.standing
+        self.cold = cold
+        self.grown = False
+        self.stagger = stagger
+        self.drafts: list[_Draft] = []
+
+    def __lt__(self, other: _Life) -> bool:
+        return self.key < other.key
+
+
+def attempts(record: Record) -> int:
+    """How often this record has been tried, this time included, as its headers tell."""
+    for name, value in record.headers or ():
+        if name == PREFIX + "attempts" and value.isdigit():
+            return int(value[:6]) + 1
+    return 1
+
+
+_Steps = Generator[_Ask, decide.Score, None]
+
+
+class Engine:
+    """The core of one application. ``inputs``: logical names of its input topics.
+
+    ``accepted``: for (topic, partition), the offset up to which invalid records were accepted by the
+    operator and do not count as poison.
+    """
+
+    def __init__(
+        self,
+        application: str,
+        inputs: Sequence[str],
+        clock: ClockMode,
+        shop: Shop,
+        policy: Policy,
+        feed_settings: Feeds,
+        prior: Prior,
+        accepted: Mapping[tuple[str, int], int] | None = None,
+    ) -> None:
+        self.application = application
+        self.inputs = tuple(inputs)
+        self.clock = clock
+        self.policy = policy
+        self.calendar = Calendar(shop)
+        self.model: ChurnModel = RhythmScore(prior, policy.horizon_days)
+        self._minor = 10**shop.minor_units
+        self._feeds = feed_settings
+        self._grid = Grid(application, policy)
+        self._accepted = dict(accepted or {})
+        self._overdue = round(policy.complaint_overdue_hours * HOUR)
+        self._cart_wait = round(policy.cart_hours * HOUR)
+        fingerprint = hashlib.sha256(msgspec.json.encode(policy, order="deterministic"))
+        self._versions = Versions(
+            policy=fingerprint.hexdigest()[:12], model=self.model.version, features=FEATURES_VERSION
+        )
+        fingerprint.update(self.model.source.encode())
+        self._known = int.from_bytes(fingerprint.digest()[:4], "big") or 1
+
+    # ---- what the shell asks
+
+    def open(self, blob: bytes | None, number: int) -> Partition:
+        """The partition as stored, or a new one."""
+        return unpack(blob, number)
+
+    def touches(self, items: Iterable[Item]) -> tuple[list[bytes], list[bytes]]:
+        """The customers whose hot part, and those whose cold part, these items need."""
+        hot: dict[bytes, bool] = {}
+        for item in items:
+            if isinstance(item, Decoded):
+                hot[item.key] = hot.get(item.key, False) or touches_cold(item.event)
+        return list(hot), [key for key, cold in hot.items() if cold]
+
+    def events(
+        self,
+        partition: Partition,
+        topic: str,
+        records: Sequence[Record],
+        items: Sequence[Item],
+        hot: Mapping[bytes, bytes | None],
+        cold: Mapping[bytes, bytes | None],
+        read_to: int,
+    ) -> Turn:
+        """The turn of consecutive records of ``topic``, with what they were decoded to.
+
+        ``read_to`` (microseconds, wall clock only): how far every other input topic has been read.
+        Under the record clock ``items`` holds no Tick that moves the clock. Raises Missing and
+        Poisoned; nothing has changed then.
+        """
+        bound = partition.clock if self.clock == "record" else read_to
+        index = INPUTS.index(topic)
+        counts: Counts = Counter()
+        lives: dict[bytes, _Life] = {}
+        work: dict[bytes, list[tuple[int, int, Decoded]]] = {}
+        missing: list[bytes] = []
+        invalid: list[bool] = []
+        times: list[int] = []
+        letters: list[tuple[int, Message]] = []
+        accepted = self._accepted.get((topic, partition.number), -1)
+        before = partition.applied.get(topic, -1)
+        for place, item in enumerate(items):
+            bad = False
+            if isinstance(item, Decoded):
+                counts["event", type_name(item.event)] += 1
+                times.append(item.at)
+                todo = work.get(item.key)
+                if todo is None:
+                    todo = work[item.key] = []
+                    life = self._life(item.key, hot[item.key], cold.get(item.key))
+                    lives[item.key] = life
+                if item.key not in cold and 0 < lives[item.key].standing.next_deadline() <= min(item.at, bound):
+                    missing.append(item.key)
+                todo.append((place, before, item))
+            elif isinstance(item, Refused):
+                bad = item.reason != "not_yet_supported" and item.offset > accepted
+                counts["refused", item.reason] += 1
+                letters.append((place, dead_letter(item, topic, "decode", attempts(item.record))))
+            elif isinstance(item, Tombstone):
+                counts["event", "tombstone"] += 1
+            else:
+                counts["event", "clock"] += 1
+            invalid.append(bad)
+            before = item.offset
+        if missing:
+            raise Missing(list(dict.fromkeys(missing)))
+        window, poisoned = partition.windows.get(topic, Window()).after(invalid)
+        if poisoned is not None:
+            raise Poisoned(
+                topic,
+                partition.number,
+                items[poisoned].offset,
+                window.invalid,
+                window.seen,
+                {key[1]: n for key, n in counts.items() if key[0] == "refused"},
+            )
+        steps = [
+            self._follow(lives[key], todo, _Log(partition, topic, index, records, bound, counts, letters))
+            for key, todo in work.items()
+        ]
+        self._run(steps)
+        after = msgspec.structs.replace(
+            partition,
+            applied={**partition.applied, topic: items[-1].offset},
+            windows={**partition.windows, topic: window},
+            feeds=self._fed(partition, topic, times),
+        )
+        return self._turn(after, lives, counts, letters, swept=False)
+
+    def tick(self, partition: Partition, topic: str, tick: Tick) -> int | None:
+        """The instant to which this ``clock`` record moves the partition's clock; None if it does not."""
+        newest = {**partition.ticks, topic: max(tick.at, partition.ticks.get(topic, 0))}
+        if any(name not in newest for name in self.inputs):
+            return None
+        until = min(newest[name] for name in self.inputs)
+        return until if until > partition.clock else None
+
+    def timers(
+        self,
+        partition: Partition,
+        due: Sequence[tuple[bytes, int]],
+        complete: bool,
+        until: int,
+        hot: Mapping[bytes, bytes | None],
+        cold: Mapping[bytes, bytes | None],
+        cause: tuple[str, Tick] | None,
+    ) -> Turn:
+        """Fires what is due by ``until``, in order of (instant, customer).
+
+        ``due``: customers with their stored deadlines, as read in order from the sorted set;
+        ``complete``: there are no more. Otherwise everything before the last deadline read fires (all
+        of it if they are equal), and the caller commits and asks again. ``cause``: the clock record.
+        """
+        limit = until
+        if not complete and due:
+            last = due[-1][1]
+            limit = last if due[0][1] == last else last - 1
+        counts: Counts = Counter()
+        lives: dict[bytes, _Life] = {}
+        position = dict(partition.applied)
+        if cause is not None:
+            position[cause[0]] = cause[1].offset
+        history = cause is not None and cause[1].history
+        steps = []
+        for key, _ in due:
+            raw = hot[key]
+            if raw is None:
+                continue
+            life = lives[key] = self._life(key, raw, cold.get(key))
+            # What the sorted set holds is read and rewritten below, early or not.
+            life.standing = msgspec.structs.replace(life.standing, due=0)
+            steps.append(self._sweep(life, limit, _Cause(0, position, None, history), partition, counts))
+        self._run(steps)
+        after = partition
+        if self.clock == "wall" and complete and until > partition.clock:
+            after = msgspec.structs.replace(partition, clock=until)
+        turn = self._turn(after, lives, counts, [], swept=True)
+        turn.cleared.extend(key for key, _ in due if hot[key] is None)
+        return turn
+
+    def moved(self, partition: Partition, topic: str, tick: Tick) -> Turn:
+        """Closes a ``clock`` record: its time is known, the clock stands where it moved it."""
+        until = self.tick(partition, topic, tick)
+        window, _ = partition.windows.get(topic, Window()).after([False])
+        counts: Counts = Counter({("event", "clock"): 1})
+        if tick.at < partition.ticks.get(topic, 0):
+            counts["late",] += 1
+        after = msgspec.structs.replace(
+            partition,
+            clock=until or partition.clock,
+            ticks={**partition.ticks, topic: max(tick.at, partition.ticks.get(topic, 0))},
+            applied={**partition.applied, topic: tick.offset},
+            windows={**partition.windows, topic: window},
+        )
+        if until:
+            after = msgspec.structs.replace(
+                after,
+                feeds={
+                    name: feeds.folded(feed, until, self.calendar, self._feeds)
+                    for name, feed in after.feeds.items()
+                },
+            )
+        return Turn(partition=after, counts=counts)
+
+    def went_live(self, partition: Partition, at: int) -> Turn:
+        """Wall clock: the partition has read everything for the first time, at ``at``."""
+        return Turn(partition=msgspec.structs.replace(partition, live_since=at))
+
+    def silent_feeds(self, partition: Partition, at: int) -> list[str]:
+        """The input topics whose traffic is far below what is usual at ``at``."""
+        return [
+            name
+            for name, feed in partition.feeds.items()
+            if feeds.silent(feed, at, self.calendar, self._feeds)
+        ]
+
+    def describe(self, name: str, hot: bytes, cold: bytes | None, at: int) -> dict[str, object]:
+        """A customer at ``at`` in the words of the command line and the API."""
+        life = self._life(name.encode("utf-8", "surrogatepass"), hot, cold)
+        customer = life.customer
+        money = (customer.spend - customer.returned) / self._minor
+        result: dict[str, object] = {
+            "customer": name,
+            "orders": customer.orders,
+            "returns": customer.returns,
+            "spend": round(money, 2),
+        }
+        if customer.orders:
+            result["first_purchase"] = rfc3339(customer.first_purchase)
+            result["last_purchase"] = rfc3339(customer.last_purchase)
+        result["open_complaints"] = len(customer.open_since)
+        if customer.orders:
+            score = self._score([_Ask(customer, at)])[0]
+            held = life.standing.churn.band if life.standing.churn else bands.LOW
+            silent_days = max(at - customer.last_purchase, 0) / DAY
+            band = bands.band(score.churn, score.alive, silent_days, self.policy, held)
+            result["churn_probability"] = score.churn
+            result["risk_band"] = bands.NAMES[band]
+        result["as_of"] = rfc3339(at)
+        if customer.orders:
+            found = reasons(
+                customer, at, score.contributions, score.usual_days, self.policy.complaint_overdue_hours
+            )
+            result["reasons"] = msgspec.to_builtins(found)
+        return result
+
+    # ---- one customer
+
+    def _life(self, key: bytes, hot: bytes | None, cold: bytes | None) -> _Life:
+        customer = unpack_hot(hot)
+        name = key.decode("utf-8", "surrogatepass")
+        return _Life(key, customer, unpack_cold(cold), self._grid.stagger(name))
+
+    def _follow(
+        self,
+        life: _Life,
+        todo: Sequence[tuple[int, int, Decoded]],
+        log: _Log,
+    ) -> _Steps:
+        """Applies a customer's events in order; before each, deadlines up to its time fire."""
+        partition, topic, counts = log.partition, log.topic, log.counts
+        for place, before, item in todo:
+            event = item.event
+            earlier = _Cause(place, self._position(partition, topic, before), None, event.history)
+            yield from self._fire(life, min(item.at, log.bound), earlier, partition, counts)
+            try:
+                applied = apply(life.customer, life.cold, item, log.index, self.calendar)
+            except ValueError as error:
+                record = log.records[place]
+                refused = Refused(item.offset, "not_applicable", str(error), record)
+                counts["refused", "not_applicable"] += 1
+                log.letters.append((place, dead_letter(refused, topic, "apply", attempts(record))))
+                continue
+            if applied.duplicate:
+                counts["duplicate",] += 1
+                continue
+            if applied.late:
+                counts["late",] += 1
+            decisive = isinstance(event, DECISIVE)
+            at = max(item.at, life.standing.at) if decisive else item.at
+            history = self._history(partition, at, event.history)
+            cause = _Cause(place, self._position(partition, topic, item.offset), event.id, event.history)
+            if decisive and not history and self._unannounced(life.standing):
+                # What was known before this event is no news: decide on it silently first.
+                yield from self._decide(life, at, "silent", cause, counts)
+                applied = apply(life.customer, life.cold, item, log.index, self.calendar)
+            life.customer = applied.customer
+            if applied.cold is not life.cold:
+                life.cold = applied.cold
+                life.grown = True
+            if decisive:
+                yield from self._decide(life, at, "history" if history else "live", cause, counts)
+            self._look_ahead(life, item, partition)
+
+    def _look_ahead(self, life: _Life, item: Decoded, partition: Partition) -> None:
+        """Sets the deadlines that follow from an event."""
+        customer, standing = life.customer, life.standing
+        after = max(standing.at, partition.clock if self.clock == "record" else 0)
+        look, cart_due, complaint_due = standing.look, standing.cart_due, standing.complaint_due
+        event = item.event
+        if customer.orders:
+            if isinstance(event, DECISIVE):
+                look = self._grid.next(customer.last_decisive, life.stagger, after)
+            else:
+                soon = self._grid.next(item.at, life.stagger, max(after, item.at))
+                look = min(look, soon) if look else soon
+        if isinstance(event, ev.Cart | ev.Purchase):
+            newest = newest_cart(life.cold, customer.last_purchase)
+            cart_due = newest + self._cart_wait if newest and newest + self._cart_wait > after else 0
+        if isinstance(event, ev.Complaint | ev.ComplaintUpdate):
+            complaint_due = self._complaint_due(customer, after)
+        life.standing = msgspec.structs.replace(
+            standing, look=look, cart_due=cart_due, complaint_due=complaint_due
+        )
+
+    def _complaint_due(self, customer: Customer, after: int) -> int:
+        due = [opened + self._overdue for opened in customer.open_since]
+        return min((instant for instant in due if instant > after), default=0)
+
+    def _sweep(
+        self, life: _Life, until: int, cause: _Cause, partition: Partition, counts: Counts
+    ) -> _Steps:
+        yield from self._fire(life, until, cause, partition, counts)
+
+    def _fire(
+        self, life: _Life, until: int, cause: _Cause, partition: Partition, counts: Counts
+    ) -> _Steps:
+        """Fires the customer's deadlines up to ``until``, each at its own instant."""
+        while True:
+            standing = life.standing
+            at = standing.next_deadline()
+            if not at or at > until:
+                return
+            look, cart_due, complaint_due = standing.look, standing.cart_due, standing.complaint_due
+            held = False
+            if at == look:
+                counts["timer", "look"] += 1
+                look = self._grid.next(life.customer.last_decisive, life.stagger, at)
+                held = bool(self.silent_feeds(partition, at))
+            if at == cart_due:
+                counts["timer", "cart"] += 1
+                cart_due = 0
+                held = False
+            if at == complaint_due:
+                counts["timer", "complaint"] += 1
+                complaint_due = self._complaint_due(life.customer, at)
+                held = False
+            life.standing = msgspec.structs.replace(
+                standing, look=look, cart_due=cart_due, complaint_due=complaint_due
+            )
+            if held:
+                counts["held",] += 1
+                continue
+            if self._history(partition, at, cause.history):
+                delivery: Delivery = "history"
+            else:
+                delivery = "silent" if self._unannounced(standing) else "live"
+            yield from self._decide(life, max(at, standing.at), delivery, cause, counts)
+
+    def _history(self, partition: Partition, at: int, marked: bool) -> bool:
+        """Whether a decision at ``at`` is history: marked so, or before go-live under the wall clock."""
+        if marked or self.clock == "record":
+            return marked
+        return not partition.live_since or at < partition.live_since
+
+    def _unannounced(self, standing: Standing) -> bool:
+        """Whether this would be the first live decision after history, a new policy or another model."""
+        return standing.at > 0 and (standing.history or standing.known != self._known)
+
+    @staticmethod
+    def _position(partition: Partition, topic: str, offset: int) -> dict[str, int]:
+        if offset < 0:
+            return dict(partition.applied)
+        return {**partition.applied, topic: offset}
+
+    def _decide(
+        self, life: _Life, at: int, delivery: Delivery, cause: _Cause, counts: Counts
+    ) -> _Steps:
+        """One decision point of one customer: score, episodes, drafts."""
+        customer = life.customer
+        score: decide.Score | None = None
+        band = bands.LOW
+        standing = life.standing
+        transitions: list[decide.Transition] = []
+        changes: dict[str, object] = {}
+        if customer.orders:
+            score = yield _Ask(customer, at)
+            episode, band, step = decide.churn(standing, customer, score, at, self.policy)
+            changes["churn"] = episode
+            if step:
+                transitions.append(step)
+            if band == bands.LAPSED:
+                changes["look"] = 0
+        episode, step = (
+            decide.upsell(standing, customer, life.cold, band, at, self.policy)
+            if band < bands.LAPSED or standing.upsell
+            else (None, None)
+        )
+        changes["upsell"] = episode
+        if step:
+            transitions.append(step)
+            if step.name == "raised":
+                changes["offered"] = at
+                repeat = round(self.policy.offer_repeat_days * DAY)
+                kept = {name: when for name, when in life.cold.offered.items() if at - when <= repeat}
+                offered = {**kept, **dict.fromkeys((c.key for c in step.offers), at)}
+                life.cold = msgspec.structs.replace(life.cold, offered=offered)
+                life.grown = True
+        sequence = standing.sequence
+        for transition in transitions:
+            sequence += 1
+            self._draft(life, transition, sequence, score, at, delivery, cause)
+        if score is not None and (
+            band != standing.written_band or abs(score.churn - standing.written) >= self.policy.score_change
+        ):
+            changes["written"], changes["written_band"] = score.churn, band
+            content = Score(
+                customer=life.name,
+                churn_probability=score.churn,
+                risk_band=bands.NAMES[band],  # type: ignore[arg-type]  # NAMES holds the literals
+                score_source=self.model.source,  # type: ignore[arg-type]  # likewise
+                decided_at=at,
+                position=cause.position,
+                versions=self._versions,
+            )
+            life.drafts.append(_Draft((cause.order, life.name, len(life.drafts)), at, delivery, content))
+            counts["score",] += 1
+        life.standing = msgspec.structs.replace(
+            standing,
+            at=at,
+            sequence=sequence,
+            known=self._known,
+            history=delivery == "history",
+            **changes,
+        )
+
+    def _draft(
+        self,
+        life: _Life,
+        transition: decide.Transition,
+        sequence: int,
+        score: decide.Score | None,
+        at: int,
+        delivery: Delivery,
+        cause: _Cause,
+    ) -> None:
+        episode = transition.episode
+        customer = life.customer
+        content = Alert(
+            id=alert_id(
+                self.application, life.name, transition.kind, episode.opened, transition.name, episode.ordinal
+            ),
+            customer=life.name,
+            kind=transition.kind,
+            transition=transition.name,
+            episode=episode.opened,
+            sequence=sequence,
+            decided_at=at,
+            history=delivery == "history",
+            position=cause.position,
+            versions=self._versions,
+        )
+        life.drafts.append(_Draft((cause.order, life.name, len(life.drafts)), at, delivery, content))
+
+    # ---- all customers of a turn
+
+    def _run(self, steps: list[_Steps]) -> None:
+        """Runs the lives side by side: one round scores the next decision point of each."""
+        asks: list[_Ask] = []
+        waiting: list[_Steps] = []
+        for step in steps:
+            ask = next(step, None)
+            if ask is not None:
+                asks.append(ask)
+                waiting.append(step)
+        while waiting:
+            answers = self._score(asks)
+            asks, running = [], waiting
+            waiting = []
+            for step, answer in zip(running, answers, strict=True):
+                try:
+                    asks.append(step.send(answer))
+                except StopIteration:
+                    continue
+                waiting.append(step)
+
+    def _score(self, asks: Sequence[_Ask]) -> list[decide.Score]:
+        x = matrix.inputs([ask.customer for ask in asks], [ask.at for ask in asks], self._overdue / HOUR)
+        scores = self.model.score(x)
+        rows = zip(*(row.tolist() for row in scores.contributions), strict=True)
+        return [
+            decide.Score(churn, alive, logit - base, contributions, usual)
+            for churn, alive, logit, base, contributions, usual in zip(
+                scores.churn.tolist(),
+                scores.alive.tolist(),
+                scores.logit.tolist(),
+                scores.base.tolist(),
+                rows,
+                scores.usual_days.tolist(),
+                strict=True,
+            )
+        ]
+
+    def _fed(self, partition: Partition, topic: str, times: list[int]) -> dict[str, feeds.Feed]:
+        if not times or not self._feeds.enabled:
+            return partition.feeds
+        feed = feeds.counted(partition.feeds.get(topic, feeds.Feed()), times, self.calendar)
+        if partition.clock:
+            feed = feeds.folded(feed, partition.clock, self.calendar, self._feeds)
+        return {**partition.feeds, topic: feed}
+
+    def _turn(
+        self,
+        partition: Partition,
+        lives: dict[bytes, _Life],
+        counts: Counts,
+        letters: list[tuple[int, Message]],
+        *,
+        swept: bool,
+    ) -> Turn:
+        turn = Turn(partition=partition, counts=counts)
+        drafts: list[_Draft] = []
+        for key, life in lives.items():
+            standing = life.standing
+            deadline = standing.next_deadline()
+            if deadline and (not standing.due or deadline < standing.due):
+                turn.deadlines[key] = deadline
+                standing = msgspec.structs.replace(standing, due=deadline)
+            elif swept and not deadline:
+                turn.cleared.append(key)
+            customer = life.customer.__copy__()
+            customer.standing = standing
+            if life.grown:
+                customer.has_cold = True
+                turn.cold[key] = pack_cold(life.cold)
+            turn.hot[key] = pack_hot(customer)
+            drafts.extend(life.drafts)
+        if drafts or letters:
+            self._deliver(turn, drafts, letters)
+        return turn
+
+    def _deliver(self, turn: Turn, drafts: list[_Draft], letters: list[tuple[int, Message]]) -> None:
+        """Messages in the order of their causes; the ceiling marks what is not delivered."""
+        ceiling = Ceiling(turn.partition.minutes, self.policy.deliver_per_minute)
+        placed: list[tuple[tuple[int, str, int], Message]] = [
+            ((place, "", -1), letter) for place, letter in letters
+        ]
+        for draft in sorted(drafts, key=lambda draft: draft.order):
+            content = draft.content
+            if isinstance(content, Score):
+                placed.append((draft.order, score_message(content, self.policy.type_prefix, self.application)))
+                continue
+            decision: str = draft.delivery
+            if decision == "live":
+                decision = "delivered" if ceiling.admits(draft.at) else "ceiling"
+            turn.counts["alert", content.kind, content.transition, decision] += 1
+            message = alert_message(
+                content,
+                self.policy.type_prefix,
+                self.application,
+                withheld=None if decision == "delivered" else decision,
+            )
+            placed.append((draft.order, message))
+        placed.sort(key=lambda pair: pair[0])
+        turn.out.extend(message for _, message in placed)
+        turn.partition = msgspec.structs.replace(turn.partition, minutes=ceiling.minutes)

@@ -1,0 +1,424 @@
+"""A customer: a small record, and how one event changes it.
+
+``apply`` is a pure function: it returns a new record and leaves the one it was given alone, so that
+an event that is refused half-way has changed nothing. Order of arrival does not matter for anything
+but ``standing``: counts, sums and decayed counters commute, the rhythm keeps its last days sorted,
+and what needs several kinds of event is combined when it is read.
+
+The record has a hot part (``Customer``: what a score needs) and a cold part (``Cold``), each packed
+as a version byte and a msgpack array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import msgspec
+from xxhash import xxh3_64_digest
+
+from features import decay
+from features.cold import (
+    BASKET_HALF_LIFE,
+    BROWSE_HALF_LIFE,
+    BROWSED,
+    CATEGORIES,
+    CartItem,
+    Case,
+    Cold,
+    bounded_cart,
+    bounded_cases,
+    counted,
+    in_cart,
+    interested,
+)
+from features.rhythm import Rhythm
+from features.shop import DAY, HOUR, Calendar
+from features.standing import Standing
+from streams import events as ev
+from streams.codec import Decoded
+
+VERSION: Final = 1
+REMEMBERED: Final = 32
+"""Ids remembered per input topic, and orders remembered, to know a re-send."""
+MOST_MONEY: Final = 2**62
+RECENT_DAYS: Final = 30
+"""A closed complaint counts as recent for this long."""
+
+
+class Customer(msgspec.Struct, array_like=True, gc=False):
+    """The hot part. Instants are microseconds since the Unix epoch (0: never), money is minor units
+    of the base currency.
+
+    - ``events``: events that changed the state (duplicates do not); ``orders``: distinct purchases
+      with a line above zero; ``returns``, ``views``, ``searches``, ``carts``, ``uses``,
+      ``complaints``, ``inquiries``, ``surveys``: events of that kind; ``others``: all other kinds.
+    - ``spend``: paid on purchases; ``returned``: given back; ``discount``: list value minus paid.
+    - ``first_seen`` and ``last_seen`` over all events; ``first_purchase``, ``last_purchase``;
+      ``last_browse`` over views and searches; ``last_use``; ``last_decisive``: newest event of a kind
+      that is a decision point, from which the look grid runs.
+    - ``rhythm``: see ``features.rhythm``; ``late``: purchase days too old for it.
+    - ``bought``, ``browsed``, ``used``: decayed counters (7, 30, 90 days) at the last instant of
+      their kind.
+    - ``satisfaction``: newest survey score as a share of its scale, the lower of two at one instant,
+      -1 before the first; ``satisfaction_at``: its instant. ``lost_at``: newest time at which the
+      customer was said to be lost.
+    - ``open_since``: opening instants of open complaints, ascending; ``closed_at``: newest instant at
+      which a complaint ended. Both follow from the cold part and are kept here for the score.
+    - ``seen``: hashes of the last ids by input topic; ``seen_orders``: of the last orders.
+    - ``has_cold``: whether a cold part is stored.
+    """
+
+    events: int = 0
+    orders: int = 0
+    returns: int = 0
+    views: int = 0
+    searches: int = 0
+    carts: int = 0
+    uses: int = 0
+    complaints: int = 0
+    inquiries: int = 0
+    surveys: int = 0
+    others: int = 0
+    spend: int = 0
+    returned: int = 0
+    discount: int = 0
+    first_seen: int = 0
+    last_seen: int = 0
+    first_purchase: int = 0
+    last_purchase: int = 0
+    last_browse: int = 0
+    last_use: int = 0
+    last_decisive: int = 0
+    rhythm: Rhythm = Rhythm()
+    late: int = 0
+    bought: decay.Trio = decay.NONE
+    browsed: decay.Trio = decay.NONE
+    used: decay.Trio = decay.NONE
+    satisfaction: float = -1.0
+    satisfaction_at: int = 0
+    lost_at: int = 0
+    open_since: tuple[int, ...] = ()
+    closed_at: int = 0
+    seen: tuple[bytes, ...] = ()
+    seen_orders: bytes = b""
+    has_cold: bool = False
+    standing: Standing = Standing()
+
+
+class Applied(NamedTuple):
+    """What ``apply`` made of an event. ``duplicate``: it was known and nothing changed. ``bought``: it
+    was a purchase above zero. ``late``: its day was too old for the rhythm."""
+
+    customer: Customer
+    cold: Cold
+    duplicate: bool = False
+    bought: bool = False
+    late: bool = False
+
+
+class UnknownVersion(ValueError):
+    """A state was written by a newer version of churnwatch than this one."""
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_hot = msgspec.msgpack.Decoder(Customer).decode
+_decode_cold = msgspec.msgpack.Decoder(Cold).decode
+_PREFIX = bytes([VERSION])
+EMPTY_COLD = Cold()
+
+
+def pack_hot(customer: Customer) -> bytes:
+    """The hot part as stored."""
+    return _PREFIX + _encode(customer)
+
+
+def pack_cold(cold: Cold) -> bytes:
+    """The cold part as stored."""
+    return _PREFIX + _encode(cold)
+
+
+def _body(raw: bytes) -> memoryview:
+    if raw[0] != VERSION:
+        raise UnknownVersion(
+            f"a customer's state has version {raw[0]}, this churnwatch knows {VERSION}: run the newer release"
+        )
+    return memoryview(raw)[1:]
+
+
+def unpack_hot(raw: bytes | None) -> Customer:
+    """The hot part; a new customer for None. Raises UnknownVersion."""
+    return Customer() if raw is None else _decode_hot(_body(raw))
+
+
+def unpack_cold(raw: bytes | None) -> Cold:
+    """The cold part; an empty one for None. Raises UnknownVersion."""
+    return EMPTY_COLD if raw is None else _decode_cold(_body(raw))
+
+
+DECISIVE: Final = (
+    ev.Purchase,
+    ev.Return,
+    ev.Complaint,
+    ev.ComplaintUpdate,
+    ev.Inquiry,
+    ev.InquiryUpdate,
+    ev.Survey,
+    ev.Cart,
+    ev.Checkout,
+    ev.CustomerLost,
+    ev.AlertFeedback,
+)
+"""Event types that are decision points; all others count at the next look."""
+
+
+def touches_cold(event: ev.Event) -> bool:
+    """Whether the cold part is needed: for decisions, and where an event changes it."""
+    return isinstance(event, DECISIVE) or (isinstance(event, ev.View) and bool(event.category or event.sku))
+
+
+def remembered(ring: bytes, digest: bytes) -> bool:
+    """Whether the ring of 8-byte hashes holds this one."""
+    at = ring.find(digest)
+    while at >= 0 and at % 8:
+        at = ring.find(digest, at + 1)
+    return at >= 0
+
+
+def _remember(ring: bytes, digest: bytes) -> bytes:
+    return ring[-(REMEMBERED - 1) * 8 :] + digest
+
+
+def apply(customer: Customer, cold: Cold, item: Decoded, topic: int, calendar: Calendar) -> Applied:
+    """The customer after one event of the input topic with index ``topic``.
+
+    A re-sent event (its id among the last 32 of the topic, or a purchase whose order is among the
+    last 32 orders) changes nothing. Raises ValueError for what cannot be counted.
+    """
+    event = item.event
+    seen = customer.seen
+    digest = xxh3_64_digest(event.id.encode("utf-8", "surrogatepass"))
+    ring = seen[topic] if topic < len(seen) else b""
+    if remembered(ring, digest):
+        return Applied(customer, cold, duplicate=True)
+    order = b""
+    if isinstance(event, ev.Purchase):
+        order = xxh3_64_digest((event.order or event.id).encode("utf-8", "surrogatepass"))
+        if remembered(customer.seen_orders, order):
+            return Applied(customer, cold, duplicate=True)
+
+    new = customer.__copy__()
+    if topic >= len(seen):
+        seen = (*seen, *[b""] * (topic + 1 - len(seen)))
+    new.seen = (*seen[:topic], _remember(ring, digest), *seen[topic + 1 :])
+    if order:
+        new.seen_orders = _remember(customer.seen_orders, order)
+    at = item.at
+    new.events += 1
+    if not new.first_seen or at < new.first_seen:
+        new.first_seen = at
+    if at > new.last_seen:
+        new.last_seen = at
+    if isinstance(event, DECISIVE) and at > new.last_decisive:
+        new.last_decisive = at
+    handler = _HANDLERS.get(type(event))
+    if handler is None:
+        new.others += 1
+        return Applied(new, cold)
+    applied = handler(new, cold, item, calendar)
+    if applied.cold is not cold:
+        new.has_cold = True
+    return applied
+
+
+def _bounded(total: int) -> int:
+    """A sum of money that still fits the stored state."""
+    if total > MOST_MONEY:
+        raise ValueError(f"money: a total of {total} minor units; allowed are {MOST_MONEY}")
+    return total
+
+
+def _names(lines: tuple[ev.Line, ...] | list[ev.Line]) -> list[str]:
+    """Categories of the lines above zero, by SKU where a line has none, each once."""
+    names: dict[str, None] = {}
+    for line in lines:
+        if line.amount > 0:
+            if line.category:
+                names[line.category] = None
+            elif line.sku:
+                names["sku:" + line.sku] = None
+    return list(names)
+
+
+def _purchase(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> Applied:
+    event = item.event
+    assert isinstance(event, ev.Purchase)
+    if not any(line.amount > 0 for line in event.lines):
+        new.others += 1
+        return Applied(new, cold)
+    at = item.at
+    new.orders += 1
+    new.spend = _bounded(new.spend + item.minor)
+    new.discount = _bounded(new.discount + item.discount)
+    new.bought = decay.add(new.bought, new.last_purchase, at)
+    if not new.first_purchase or at < new.first_purchase:
+        new.first_purchase = at
+    if at > new.last_purchase:
+        new.last_purchase = at
+    local = calendar.local(at)
+    day = local // DAY
+    rhythm = new.rhythm.add(day)
+    if rhythm is None:
+        new.late += 1
+    else:
+        new.rhythm = rhythm
+    cold = msgspec.structs.replace(
+        cold,
+        basket=interested(cold.basket, _names(event.lines), at, BASKET_HALF_LIFE, CATEGORIES),
+        cart=bounded_cart(cold.cart, new.last_purchase),
+        weekdays=counted(cold.weekdays, calendar.weekday(day)),
+        hours=counted(cold.hours, local // HOUR % 24),
+        channels=counted(cold.channels, event.channel) if event.channel else cold.channels,
+        regions=counted(cold.regions, event.region) if event.region else cold.regions,
+        stores=counted(cold.stores, event.store) if event.store else cold.stores,
+    )
+    return Applied(new, cold, bought=True, late=rhythm is None)
+
+
+def _return(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> Applied:
+    new.returns += 1
+    new.returned = _bounded(new.returned + item.minor)
+    return Applied(new, cold)
+
+
+def _view(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> Applied:
+    event = item.event
+    assert isinstance(event, ev.View)
+    new.views += 1
+    _browse(new, item.at)
+    name = event.category or (event.sku and "sku:" + event.sku)
+    if name:
+        browsed = interested(cold.browsed, [name], item.at, BROWSE_HALF_LIFE, BROWSED)
+        cold = msgspec.structs.replace(cold, browsed=browsed)
+    return Applied(new, cold)
+
+
+def _search(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> Applied:
+    new.searches += 1
+    _browse(new, item.at)
+    return Applied(new, cold)
+
+
+def _browse(new: Customer, at: int) -> None:
+    new.browsed = decay.add(new.browsed, new.last_browse, at)
+    new.last_browse = max(new.last_browse, at)
+
+
+def _use(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> Applied:
+    new.uses += 1
+    new.used = decay.add(new.used, new.last_use, item.at)
+    new.last_use = max(new.last_use, item.at)
+    return Applied(new, cold)
+
+
+def _cart(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> Applied:
+    event = item.event
+    assert isinstance(event, ev.Cart)
+    new.carts += 1
+    name = event.sku or event.category
+    if not name:
+        return Applied(new, cold)
+    known = cold.cart.get(name, CartItem())
+    if event.action == "add":
+        newer = item.at > known.added or (item.at == known.added and item.minor > known.amount)
+        changed = CartItem(item.at, known.removed, item.minor) if newer else known
+    else:
+        changed = CartItem(known.added, max(known.removed, item.at), known.amount)
+    cart = bounded_cart({**cold.cart, name: changed}, new.last_purchase)
+    return Applied(new, msgspec.structs.replace(cold, cart=cart))
+
+
+def _complaint(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> Applied:
+    event = item.event
+    assert isinstance(event, ev.Complaint)
+    new.complaints += 1
+    known = cold.complaints.get(event.complaint, Case(0))
+    opened = min(known.opened, item.at) if known.opened else item.at
+    case = Case(opened, event.kind, known.status, known.status_at)
+    return _with_complaints(new, cold, {**cold.complaints, event.complaint: case})
+
+
+def _complaint_update(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> Applied:
+    event = item.event
+    assert isinstance(event, ev.ComplaintUpdate)
+    new.others += 1
+    case = cold.complaints.get(event.complaint, Case(0)).updated(event.status, item.at)
+    return _with_complaints(new, cold, {**cold.complaints, event.complaint: case})
+
+
+def _with_complaints(new: Customer, cold: Cold, complaints: dict[str, Case]) -> Applied:
+    complaints = bounded_cases(complaints)
+    new.open_since = tuple(sorted(case.opened for case in complaints.values() if case.open))
+    new.closed_at = max(
+        [case.status_at for case in complaints.values() if case.opened and not case.open], default=0
+    )
+    return Applied(new, msgspec.structs.replace(cold, complaints=complaints))
+
+
+def _inquiry(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> Applied:
+    event = item.event
+    assert isinstance(event, ev.Inquiry)
+    new.inquiries += 1
+    known = cold.inquiries.get(event.inquiry, Case(0))
+    opened = min(known.opened, item.at) if known.opened else item.at
+    case = Case(opened, event.topic or "", known.status, known.status_at)
+    inquiries = bounded_cases({**cold.inquiries, event.inquiry: case})
+    return Applied(new, msgspec.structs.replace(cold, inquiries=inquiries))
+
+
+def _inquiry_update(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> Applied:
+    event = item.event
+    assert isinstance(event, ev.InquiryUpdate)
+    new.others += 1
+    case = cold.inquiries.get(event.inquiry, Case(0)).updated(event.status, item.at)
+    inquiries = bounded_cases({**cold.inquiries, event.inquiry: case})
+    return Applied(new, msgspec.structs.replace(cold, inquiries=inquiries))
+
+
+def _survey(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> Applied:
+    event = item.event
+    assert isinstance(event, ev.Survey)
+    new.surveys += 1
+    share = min(event.score / event.scale, 1.0)
+    if item.at > new.satisfaction_at or (item.at == new.satisfaction_at and share < new.satisfaction):
+        new.satisfaction = share
+        new.satisfaction_at = item.at
+    return Applied(new, cold)
+
+
+def _lost(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> Applied:
+    new.others += 1
+    new.lost_at = max(new.lost_at, item.at)
+    return Applied(new, cold)
+
+
+_Handler = Callable[[Customer, Cold, Decoded, Calendar], Applied]
+_HANDLERS: dict[type, _Handler] = {
+    ev.Purchase: _purchase,
+    ev.Return: _return,
+    ev.View: _view,
+    ev.Search: _search,
+    ev.Use: _use,
+    ev.Cart: _cart,
+    ev.Complaint: _complaint,
+    ev.ComplaintUpdate: _complaint_update,
+    ev.Inquiry: _inquiry,
+    ev.InquiryUpdate: _inquiry_update,
+    ev.Survey: _survey,
+    ev.CustomerLost: _lost,
+}
+
+
+def newest_cart(cold: Cold, last_purchase: int) -> int:
+    """The newest instant at which something that still lies in the cart was put in; 0 for none."""
+    return max((item.added for item in in_cart(cold, last_purchase).values()), default=0)

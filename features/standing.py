@@ -1,0 +1,52 @@
+"""Where a customer stands with the alert policy: what has been decided, and when to look again.
+
+This is the part of the state that depends on when things were read; everything else in a customer
+is a function of the events alone.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Episode(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """An open episode. ``opened``: instant of its opening; ``band``: index of the band it stands in;
+    ``ordinal``: transitions so far; ``since``: the last purchase when it opened; ``offers``: what an
+    upsell episode offers, as ``type|category``."""
+
+    opened: int
+    band: int
+    ordinal: int
+    since: int
+    offers: tuple[str, ...] = ()
+
+
+class Standing(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """``at``: newest instant decided; ``sequence``: transitions so far; ``look``, ``cart_due``,
+    ``complaint_due``: deadlines (0: none); ``due``: the deadline that the sorted set holds, which may
+    be too early, never too late (0: none); ``known``: fingerprint of the policy and model that decided
+    last; ``history``: the last decision was history; ``written`` and ``written_band``: the score last
+    written to ``customer-scores``; ``offered``: instant of the last upsell."""
+
+    at: int = 0
+    sequence: int = 0
+    look: int = 0
+    cart_due: int = 0
+    complaint_due: int = 0
+    due: int = 0
+    known: int = 0
+    history: bool = False
+    written: float = -1.0
+    written_band: int = -1
+    churn: Episode | None = None
+    upsell: Episode | None = None
+    offered: int = 0
+
+    def next_deadline(self) -> int:
+        """The earliest deadline, 0 when there is none."""
+        first = self.look
+        if self.cart_due and (not first or self.cart_due < first):
+            first = self.cart_due
+        if self.complaint_due and (not first or self.complaint_due < first):
+            first = self.complaint_due
+        return first
