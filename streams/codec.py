@@ -301,13 +301,16 @@ def encode_clock(at: Micros, history: bool) -> bytes:
 PREFIX: Final = "churnwatch-"
 
 
-def dead_letter(refused: Refused, source_topic: str, stage: str, attempts: int) -> Message:
+def dead_letter(refused: Refused, source_topic: str, stage: str, attempts: int | None = None) -> Message:
     """The record with its original key, value and headers, and why it could not be processed.
 
     ``source_topic`` is the logical name, ``stage`` where it stopped (``decode``, ``apply``),
-    ``attempts`` how often it was tried, this time included. What an earlier attempt said is replaced.
+    ``attempts`` how often it was tried, this time included: by default one more than the record's
+    own headers say. What an earlier attempt said of itself is replaced.
     """
     record = refused.record
+    if attempts is None:
+        attempts = attempts_of(record) + 1
     kept = [
         (name, value if isinstance(value, bytes) else b"")
         for name, value in record.headers
@@ -325,6 +328,14 @@ def dead_letter(refused: Refused, source_topic: str, stage: str, attempts: int) 
     }
     added = [(PREFIX + name, text.encode(errors="backslashreplace")) for name, text in said.items()]
     return Message(topics.DEAD_LETTERS, record.key, record.value, (*kept, *added))
+
+
+def attempts_of(record: Record) -> int:
+    """How often the record was tried before, as a replayed dead letter's headers say; 0 for any other."""
+    for name, value in record.headers:
+        if name == PREFIX + "attempts" and value is not None and value.isdigit():
+            return min(int(value[:9]), 1_000_000)
+    return 0
 
 
 # --- checks ------------------------------------------------------------------------------------
