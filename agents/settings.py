@@ -28,8 +28,8 @@ from features.shop import Shop
 from models.snapshot import Prior
 
 PREFIX = "CHURNWATCH_"
-# Variables that are not settings: where the settings file and the cache of the demo are.
-RESERVED = frozenset({"CHURNWATCH_CONFIG", "CHURNWATCH_CACHE", "CHURNWATCH_DEBUG"})
+# Variables that are not settings: where the settings file, the cache of the demo and local servers are.
+RESERVED = frozenset({"CHURNWATCH_CONFIG", "CHURNWATCH_CACHE", "CHURNWATCH_DEBUG", "CHURNWATCH_LOCAL_DIR"})
 # Kubernetes puts variables for every service into every container; those of a service that is itself
 # called "churnwatch" or "churnwatch-redis" begin like ours and mean nothing here.
 SERVICE_LINK = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)$")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 from alerts.policy import Policy
+from streams.alerts import Band
 
 LOW: Final = 0
 MEDIUM: Final = 1
 HIGH: Final = 2
 LAPSED: Final = 3
-NAMES: Final = ("low", "medium", "high", "lapsed")
+NAMES: Final[tuple[Band, ...]] = ("low", "medium", "high", "lapsed")
 
 
 def band(churn: float, alive: float, silent_days: float, policy: Policy, held: int = LOW) -> int:

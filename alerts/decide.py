@@ -15,6 +15,8 @@ from features.cold import Cold
 from features.customer import Customer
 from features.shop import DAY
 from features.standing import Episode, Standing
+from streams.alerts import Kind
+from streams.alerts import Transition as TransitionName
 
 WARN_AT = {"medium": bands.MEDIUM, "high": bands.HIGH}
 
@@ -33,8 +35,8 @@ class Score(NamedTuple):
 class Transition(NamedTuple):
     """One step of an episode: ``episode`` is the state after it (the closed one at its end)."""
 
-    kind: str
-    name: str
+    kind: Kind
+    name: TransitionName
     episode: Episode
     band: int
     offers: tuple[Candidate, ...] = ()
@@ -103,7 +105,5 @@ def action(transition: Transition, customer: Customer, policy: Policy) -> str | 
         return policy.actions.get(f"upsell.{transition.offers[0].type}")
     if transition.name not in ("raised", "worsened"):
         return None
-    why = (
-        "open_complaint" if customer.open_since else "first_order" if customer.orders == 1 else "repeat"
-    )
+    why = "open_complaint" if customer.open_since else "first_order" if customer.orders == 1 else "repeat"
     return policy.actions.get(f"{bands.NAMES[transition.band]}.{why}")

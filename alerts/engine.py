@@ -11,22 +11,25 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Generator, Iterable, Mapping, Sequence
+from copy import copy
 from typing import Final, Literal, NamedTuple
 
 import msgspec
 
 from alerts import bands, decide, feeds
 from alerts.looks import Grid
+from alerts.offers import Candidate
 from alerts.partition import Ceiling, Partition, Poisoned, Window, unpack
 from alerts.policy import Feeds, Policy
 from alerts.reasons import reasons
 from features import matrix
-from features.cold import Cold, newest_cart
+from features.cold import Cold
 from features.customer import (
     DECISIVE,
     VERSION,
     Customer,
     apply,
+    newest_cart,
     pack_cold,
     pack_hot,
     touches_cold,
@@ -80,7 +83,8 @@ class _Ask(NamedTuple):
 
 
 class _Draft(NamedTuple):
-    """An alert or a score on its way out; ``order`` sorts drafts as their causes stand in the log."""
+    """An alert or a score on its way out. ``order`` sorts drafts as their causes stand in the log:
+    (place of the record or instant of the timer, customer, step)."""
 
     order: tuple[int, str, int]
     at: int
@@ -89,10 +93,10 @@ class _Draft(NamedTuple):
 
 
 class _Cause(NamedTuple):
-    """What a decision rests on: its place in the log's order, the position, the causing event, and
-    whether history caused it."""
+    """What a decision rests on: the place of its record among those of the turn (None: a timer), the
+    position, the causing event, and whether history caused it."""
 
-    order: int
+    order: int | None
     position: dict[str, int]
     event: str | None
     history: bool
@@ -103,7 +107,7 @@ class _Log(NamedTuple):
 
     partition: Partition
     topic: str
-    index: int
+    ring: int
     records: Sequence[Record]
     bound: int
     counts: Counts
@@ -125,14 +129,16 @@ class _Life:
         self.stagger = stagger
         self.drafts: list[_Draft] = []
 
-    def __lt__(self, other: _Life) -> bool:
-        return self.key < other.key
+    def leave(self, place: int | None, at: int, delivery: Delivery, content: Alert | Score) -> None:
+        """Drafts what goes out: in the place of its record, or (None) in that of its instant."""
+        order = (at if place is None else place, self.name, len(self.drafts))
+        self.drafts.append(_Draft(order, at, delivery, content))
 
 
 def attempts(record: Record) -> int:
     """How often this record has been tried, this time included, as its headers tell."""
     for name, value in record.headers or ():
-        if name == PREFIX + "attempts" and value.isdigit():
+        if name == PREFIX + "attempts" and value and value.isdigit():
             return int(value[:6]) + 1
     return 1
 
@@ -228,7 +234,9 @@ class Engine:
                     todo = work[item.key] = []
                     life = self._life(item.key, hot[item.key], cold.get(item.key))
                     lives[item.key] = life
-                if item.key not in cold and 0 < lives[item.key].standing.next_deadline() <= min(item.at, bound):
+                if item.key not in cold and 0 < lives[item.key].standing.next_deadline() <= min(
+                    item.at, bound
+                ):
                     missing.append(item.key)
                 todo.append((place, before, item))
             elif isinstance(item, Refused):
@@ -308,7 +316,7 @@ class Engine:
             life = lives[key] = self._life(key, raw, cold.get(key))
             # What the sorted set holds is read and rewritten below, early or not.
             life.standing = msgspec.structs.replace(life.standing, due=0)
-            steps.append(self._sweep(life, limit, _Cause(0, position, None, history), partition, counts))
+            steps.append(self._fire(life, limit, _Cause(None, position, None, history), partition, counts))
         self._run(steps)
         after = partition
         if self.clock == "wall" and complete and until > partition.clock:
@@ -403,7 +411,7 @@ class Engine:
             earlier = _Cause(place, self._position(partition, topic, before), None, event.history)
             yield from self._fire(life, min(item.at, log.bound), earlier, partition, counts)
             try:
-                applied = apply(life.customer, life.cold, item, log.index, self.calendar)
+                applied = apply(life.customer, life.cold, item, log.ring, self.calendar)
             except ValueError as error:
                 record = log.records[place]
                 refused = Refused(item.offset, "not_applicable", str(error), record)
@@ -422,7 +430,7 @@ class Engine:
             if decisive and not history and self._unannounced(life.standing):
                 # What was known before this event is no news: decide on it silently first.
                 yield from self._decide(life, at, "silent", cause, counts)
-                applied = apply(life.customer, life.cold, item, log.index, self.calendar)
+                applied = apply(life.customer, life.cold, item, log.ring, self.calendar)
             life.customer = applied.customer
             if applied.cold is not life.cold:
                 life.cold = applied.cold
@@ -456,14 +464,7 @@ class Engine:
         due = [opened + self._overdue for opened in customer.open_since]
         return min((instant for instant in due if instant > after), default=0)
 
-    def _sweep(
-        self, life: _Life, until: int, cause: _Cause, partition: Partition, counts: Counts
-    ) -> _Steps:
-        yield from self._fire(life, until, cause, partition, counts)
-
-    def _fire(
-        self, life: _Life, until: int, cause: _Cause, partition: Partition, counts: Counts
-    ) -> _Steps:
+    def _fire(self, life: _Life, until: int, cause: _Cause, partition: Partition, counts: Counts) -> _Steps:
         """Fires the customer's deadlines up to ``until``, each at its own instant."""
         while True:
             standing = life.standing
@@ -512,9 +513,7 @@ class Engine:
             return dict(partition.applied)
         return {**partition.applied, topic: offset}
 
-    def _decide(
-        self, life: _Life, at: int, delivery: Delivery, cause: _Cause, counts: Counts
-    ) -> _Steps:
+    def _decide(self, life: _Life, at: int, delivery: Delivery, cause: _Cause, counts: Counts) -> _Steps:
         """One decision point of one customer: score, episodes, drafts."""
         customer = life.customer
         score: decide.Score | None = None
@@ -548,22 +547,13 @@ class Engine:
         sequence = standing.sequence
         for transition in transitions:
             sequence += 1
-            self._draft(life, transition, sequence, score, at, delivery, cause)
+            self._alert(life, transition, sequence, score, at, delivery, cause)
         if score is not None and (
             band != standing.written_band or abs(score.churn - standing.written) >= self.policy.score_change
         ):
             changes["written"], changes["written_band"] = score.churn, band
-            content = Score(
-                customer=life.name,
-                churn_probability=score.churn,
-                risk_band=bands.NAMES[band],  # type: ignore[arg-type]  # NAMES holds the literals
-                score_source=self.model.source,  # type: ignore[arg-type]  # likewise
-                decided_at=at,
-                position=cause.position,
-                versions=self._versions,
-            )
-            life.drafts.append(_Draft((cause.order, life.name, len(life.drafts)), at, delivery, content))
             counts["score",] += 1
+            life.leave(cause.order, at, delivery, self._standing_score(life.name, score, band, at, cause))
         life.standing = msgspec.structs.replace(
             standing,
             at=at,
@@ -573,7 +563,7 @@ class Engine:
             **changes,
         )
 
-    def _draft(
+    def _alert(
         self,
         life: _Life,
         transition: decide.Transition,
@@ -583,23 +573,50 @@ class Engine:
         delivery: Delivery,
         cause: _Cause,
     ) -> None:
-        episode = transition.episode
-        customer = life.customer
+        """Drafts the alert of one transition, with what decided it."""
+        kind, name, episode = transition.kind, transition.name, transition.episode
+        known: dict[str, object] = {}
+        if score is not None:
+            known["churn_probability"] = score.churn
+            known["horizon_days"] = self.policy.horizon_days
+            known["risk_band"] = bands.NAMES[transition.band]
+            known["score_source"] = self.model.source
+        if score is not None and kind == "churn":
+            known["reasons"] = reasons(
+                life.customer, at, score.contributions, score.usual_days, self.policy.complaint_overdue_hours
+            )
+        if transition.offers:
+            known["offers"] = tuple(_offer(candidate) for candidate in transition.offers)
+        action = decide.action(transition, life.customer, self.policy)
+        if action is not None:
+            known["action"] = action
+        if cause.event is not None:
+            known["cause_event"] = cause.event
         content = Alert(
-            id=alert_id(
-                self.application, life.name, transition.kind, episode.opened, transition.name, episode.ordinal
-            ),
+            id=alert_id(self.application, life.name, kind, episode.opened, name, episode.ordinal),
             customer=life.name,
-            kind=transition.kind,
-            transition=transition.name,
+            kind=kind,
+            transition=name,
             episode=episode.opened,
             sequence=sequence,
             decided_at=at,
             history=delivery == "history",
             position=cause.position,
             versions=self._versions,
+            **known,  # type: ignore[arg-type]  # optional fields, present only when known
         )
-        life.drafts.append(_Draft((cause.order, life.name, len(life.drafts)), at, delivery, content))
+        life.leave(cause.order, at, delivery, content)
+
+    def _standing_score(self, name: str, score: decide.Score, band: int, at: int, cause: _Cause) -> Score:
+        return Score(
+            customer=name,
+            churn_probability=score.churn,
+            risk_band=bands.NAMES[band],
+            score_source=self.model.source,
+            decided_at=at,
+            position=cause.position,
+            versions=self._versions,
+        )
 
     # ---- all customers of a turn
 
@@ -667,7 +684,7 @@ class Engine:
                 standing = msgspec.structs.replace(standing, due=deadline)
             elif swept and not deadline:
                 turn.cleared.append(key)
-            customer = life.customer.__copy__()
+            customer = copy(life.customer)
             customer.standing = standing
             if life.grown:
                 customer.has_cold = True
@@ -681,25 +698,27 @@ class Engine:
     def _deliver(self, turn: Turn, drafts: list[_Draft], letters: list[tuple[int, Message]]) -> None:
         """Messages in the order of their causes; the ceiling marks what is not delivered."""
         ceiling = Ceiling(turn.partition.minutes, self.policy.deliver_per_minute)
-        placed: list[tuple[tuple[int, str, int], Message]] = [
-            ((place, "", -1), letter) for place, letter in letters
-        ]
+        placed = [((place, "", -1), letter) for place, letter in letters]
         for draft in sorted(drafts, key=lambda draft: draft.order):
             content = draft.content
             if isinstance(content, Score):
-                placed.append((draft.order, score_message(content, self.policy.type_prefix, self.application)))
-                continue
-            decision: str = draft.delivery
-            if decision == "live":
-                decision = "delivered" if ceiling.admits(draft.at) else "ceiling"
-            turn.counts["alert", content.kind, content.transition, decision] += 1
-            message = alert_message(
-                content,
-                self.policy.type_prefix,
-                self.application,
-                withheld=None if decision == "delivered" else decision,
-            )
+                message = score_message(content, self.policy.type_prefix, self.application)
+            else:
+                decision: str = draft.delivery
+                if decision == "live":
+                    decision = "delivered" if ceiling.admits(draft.at) else "ceiling"
+                turn.counts["alert", content.kind, content.transition, decision] += 1
+                why = None if decision == "delivered" else decision
+                message = alert_message(content, self.policy.type_prefix, self.application, why)
             placed.append((draft.order, message))
         placed.sort(key=lambda pair: pair[0])
         turn.out.extend(message for _, message in placed)
         turn.partition = msgspec.structs.replace(turn.partition, minutes=ceiling.minutes)
+
+
+def _offer(candidate: Candidate) -> Offer:
+    if candidate.name.startswith("sku:") or candidate.type == "cart_abandoned":
+        sku, category = candidate.name.removeprefix("sku:"), None
+    else:
+        sku, category = None, candidate.name
+    return Offer(type=candidate.type, sku=sku, category=category, reason=candidate.text)

@@ -61,7 +61,9 @@ def folded(feed: Feed, until: int, calendar: Calendar, settings: Feeds) -> Feed:
     hours, usual, shape, days = dict(feed.hours), list(feed.usual), list(feed.shape), feed.days
     if end - feed.folded > 400:
         # A feed that stood still for over a year starts anew: nothing that old is usual.
-        return Feed(hours={h: n for h, n in hours.items() if h // _HOURS >= end}, folded=end, timed=feed.timed)
+        return Feed(
+            hours={h: n for h, n in hours.items() if h // _HOURS >= end}, folded=end, timed=feed.timed
+        )
     for day in range(feed.folded, end):
         counts = [hours.pop(day * _HOURS + hour, 0) for hour in range(_HOURS)]
         if day in calendar.closed:

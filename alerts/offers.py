@@ -9,6 +9,7 @@ from features.cold import Cold, Interest, in_cart
 from features.customer import Customer
 from features.decay import fade
 from features.shop import DAY, HOUR
+from streams.alerts import OfferType
 
 _DUE_EVENTS = 3
 """Purchases of a category after which its own rhythm counts."""
@@ -22,7 +23,7 @@ _MOST = 5
 class Candidate(NamedTuple):
     """One offer: its contract type, the category or SKU, what makes it due, and the sentence."""
 
-    type: str
+    type: OfferType
     name: str
     strength: float
     text: str

@@ -44,7 +44,7 @@ def reasons(
         found.append(_reason("satisfaction", customer.satisfaction, None, satisfaction, text))
     if abs(lost) >= _LEAST:
         found.append(_reason("said_lost", 1.0, 0.0, lost, "The customer said that they are leaving."))
-    return tuple(sorted(found, key=lambda reason: (-abs(reason.contribution), reason.feature)))
+    return tuple(sorted(found, key=lambda reason: (-abs(reason.contribution or 0.0), reason.feature)))
 
 
 def _reason(feature: str, value: float, usual: float | None, contribution: float, text: str) -> Reason:

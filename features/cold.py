@@ -38,7 +38,9 @@ class Interest(msgspec.Struct, array_like=True, frozen=True, gc=False):
     def add(self, at: int, half_life: float) -> Interest:
         """With one more event at ``at``, in any order."""
         if at >= self.last:
-            return Interest(self.events + 1, self.first, at, self.weight * fade(at - self.last, half_life) + 1.0)
+            return Interest(
+                self.events + 1, self.first, at, self.weight * fade(at - self.last, half_life) + 1.0
+            )
         return Interest(
             self.events + 1,
             min(self.first, at),

@@ -12,6 +12,7 @@ as a version byte and a msgpack array.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import Final, NamedTuple
 
 import msgspec
@@ -207,7 +208,7 @@ def apply(customer: Customer, cold: Cold, item: Decoded, topic: int, calendar: C
         if remembered(customer.seen_orders, order):
             return Applied(customer, cold, duplicate=True)
 
-    new = customer.__copy__()
+    new = copy(customer)
     if topic >= len(seen):
         seen = (*seen, *[b""] * (topic + 1 - len(seen)))
     new.seen = (*seen[:topic], _remember(ring, digest), *seen[topic + 1 :])
@@ -217,8 +218,7 @@ def apply(customer: Customer, cold: Cold, item: Decoded, topic: int, calendar: C
     new.events += 1
     if not new.first_seen or at < new.first_seen:
         new.first_seen = at
-    if at > new.last_seen:
-        new.last_seen = at
+    new.last_seen = max(new.last_seen, at)
     if isinstance(event, DECISIVE) and at > new.last_decisive:
         new.last_decisive = at
     handler = _HANDLERS.get(type(event))
@@ -263,8 +263,7 @@ def _purchase(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> A
     new.bought = decay.add(new.bought, new.last_purchase, at)
     if not new.first_purchase or at < new.first_purchase:
         new.first_purchase = at
-    if at > new.last_purchase:
-        new.last_purchase = at
+    new.last_purchase = max(new.last_purchase, at)
     local = calendar.local(at)
     day = local // DAY
     rhythm = new.rhythm.add(day)

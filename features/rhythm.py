@@ -8,6 +8,7 @@ older days are folded into ``base`` for good.
 from __future__ import annotations
 
 from bisect import bisect_left
+from itertools import pairwise
 from math import log
 from typing import NamedTuple
 
@@ -69,6 +70,6 @@ class Rhythm(msgspec.Struct, array_like=True, frozen=True, gc=False):
             base = base.add(days[1] - days[0])
             days = days[1:]
         now = base
-        for earlier, later in zip(days, days[1:], strict=False):
+        for earlier, later in pairwise(days):
             now = now.add(later - earlier)
         return Rhythm(days, base, now)

@@ -29,6 +29,7 @@ import numpy as np
 
 from features.matrix import Floats, Inputs
 from models.snapshot import Prior
+from streams.alerts import ScoreSource
 
 ROUND = 6
 """Decimal places to which probabilities are rounded before they are compared or printed."""
@@ -56,7 +57,7 @@ class Scores(NamedTuple):
 class ChurnModel(Protocol):
     """What a churn model is to the decisions, learned or statistical."""
 
-    source: str
+    source: ScoreSource
     version: str
 
     def score(self, x: Inputs) -> Scores:
@@ -72,7 +73,7 @@ def _logit(p: Floats) -> Floats:
 class RhythmScore:
     """The model of this module for one horizon and one prior."""
 
-    source = "statistical"
+    source: ScoreSource = "statistical"
 
     def __init__(self, prior: Prior, horizon_days: float) -> None:
         self.version = prior.version
@@ -90,7 +91,8 @@ class RhythmScore:
         left = prior.defect_a / (prior.defect_a + prior.defect_b + x.repeats)
 
         def survival(days: Floats) -> Floats:
-            return 1.0 / (1.0 + np.exp(beta * (np.log(np.maximum(days, 1e-3)) - location)))
+            odds: Floats = np.exp(beta * (np.log(np.maximum(days, 1e-3)) - location))
+            return 1.0 / (1.0 + odds)
 
         now = left + (1.0 - left) * survival(x.recency)
         later = left + (1.0 - left) * survival(x.recency + self._horizon)
