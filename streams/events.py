@@ -61,7 +61,6 @@ Status = Literal["answered", "resolved", "reopened", "closed"]
 
 class Line(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """One line of an order; ``amount`` is what was paid for the whole line, in the order's currency.
-
     ``list_price`` is for one piece, ``discount`` and ``cost`` for the line. A line without ``sku``
     and ``category`` counts as money only.
     """
