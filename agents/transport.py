@@ -1,0 +1,714 @@
+"""Kafka through Faust: the only module that knows the insides of Faust and aiokafka.
+
+Faust hands over single messages, keeps its own offsets and drops what it has seen before. Here a *batch* of
+one partition's records takes the place of a message, Redis is the authority on offsets, and positions are
+taken where they cannot lie: in aiokafka's thread, at the moment the records are popped. Every override
+leans on code of faust-streaming 0.15.3, mode-streaming 0.7.1 and aiokafka 0.14.0; for each there is a test
+in ``tests/agents/test_transport_contract.py`` that fails when an upgrade changes what it leans on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Awaitable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import faust
+from aiokafka import AIOKafkaClient
+from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
+from aiokafka.errors import (
+    AuthenticationFailedError,
+    GroupAuthorizationFailedError,
+    KafkaConnectionError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+    TopicAuthorizationFailedError,
+)
+from aiokafka.partitioner import murmur2
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from faust.exceptions import ProducerSendError
+from faust.sensors import Monitor
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+from mode import Service
+from mode.threads import WorkerThread
+
+from agents.failure import KafkaBroken
+from agents.settings import Kafka
+from streams.codec import Record
+
+log = logging.getLogger(__name__)
+
+Generation: TypeAlias = int
+Offsets: TypeAlias = dict[tuple[str, int], int]
+
+# A fetch waits for a megabyte or 20 ms. Without it aiokafka asks for one byte: at a thousand events a second
+# nearly every event is a fetch, a batch and a commit of its own (0.8 of a core instead of 0.14).
+FETCH_MIN_BYTES = 1 << 20
+FETCH_MAX_WAIT_MS = 20
+# Batches that wait between the fetcher and the agent, per agent. They are what back-pressure consists of.
+WAITING_BATCHES = 16
+# New partitions must be seen soon, to be refused (300 s is aiokafka's default).
+METADATA_MAX_AGE_MS = 10_000
+# How long the commit of offsets to Kafka may take, which only mirrors Redis, and how often it is made.
+MIRROR_TIMEOUT = 5.0
+MIRROR_INTERVAL = 1.0
+# How long Kafka may take to accept the commit that proves our generation.
+PROOF_TIMEOUT = 5.0
+# Somebody has to ask aiokafka's coordinator for its errors; how often, and how many in a row are fatal.
+WATCHDOG_INTERVAL = 2.0
+WATCHDOG_ERRORS = 10
+# One message may be a dead letter: a record of a megabyte, whole, with its headers.
+MAX_MESSAGE_BYTES = 2 << 20
+# What a paused fetcher sleeps before it looks again whether a partition has been claimed.
+UNCLAIMED_PAUSE = 0.1
+# An epoch later than any: everything popped before the seek that is under way has ended is void.
+NEVER = 1 << 62
+
+
+class Seen(NamedTuple):
+    """What the last fetch of a partition has shown, taken at one moment.
+
+    ``popped`` is the next offset after everything handed over so far, ``at_end`` whether aiokafka's
+    position had reached the end of the log (transaction markers included), ``at`` the wall time of the
+    fetch response in microseconds.
+    """
+
+    popped: int
+    at_end: bool
+    at: int
+    end: int
+
+
+class Batch:
+    """Records of one partition in their order; to Faust it looks like one ``ConsumerRecord``.
+
+    ``prev`` is the position just before the first record, ``epoch`` that of the last seek before they
+    were popped.
+    """
+
+    __slots__ = (
+        "checksum", "epoch", "headers", "key", "offset", "partition", "prev", "records",
+        "serialized_key_size", "serialized_value_size", "timestamp", "timestamp_type", "topic", "value",
+    )  # fmt: skip
+
+    def __init__(self, records: Sequence[Record], prev: int, epoch: int) -> None:
+        last: Any = records[-1]
+        self.topic: str = last.topic
+        self.partition: int = last.partition
+        self.offset: int = last.offset
+        self.timestamp: int = last.timestamp
+        self.timestamp_type: int = last.timestamp_type
+        self.key = None
+        self.value = self
+        self.headers = ()
+        self.checksum = None
+        self.serialized_key_size = 0
+        self.serialized_value_size = 0
+        self.records = records
+        self.prev = prev
+        self.epoch = epoch
+
+
+class Fetched(dict[Any, Sequence[Record]]):
+    """Records by partition, with the position before them and the seek epoch, both of the popping."""
+
+    prev: dict[Any, int]
+    epoch: int
+
+
+class BatchScheduler:
+    """Faust's setting ``ConsumerScheduler``: cuts what was fetched into batches of at most ``size``."""
+
+    size = 2000
+
+    def iterate(self, fetched: Fetched) -> Iterator[tuple[Any, Batch]]:
+        """Batches of one partition after the other; none mixes partitions."""
+        for tp, records in fetched.items():
+            prev = fetched.prev[tp]
+            for i in range(0, len(records), self.size):
+                part = records[i : i + self.size]
+                yield tp, Batch(part, prev, fetched.epoch)
+                prev = part[-1].offset + 1
+
+
+class BatchSchema(faust.Schema):
+    """Hands the batch through: decoding is ours, because Faust acknowledges what it cannot decode."""
+
+    def compile(self, app: Any, **_: Any) -> Any:
+        """The decoder that Faust's conductor calls for each message."""
+        create_event = app.create_event
+
+        async def decode(message: Any, *, propagate: bool = False) -> Any:  # noqa: ARG001
+            return create_event(None, message.value, None, message)
+
+        return decode
+
+
+class CopartitionAssignor(AbstractPartitionAssignor):
+    """Partition n of every topic goes to the same member, the numbers in turn over the members.
+
+    Without tables Faust takes aiokafka's round robin, which splits equal numbers over workers.
+    """
+
+    name = "copartition"
+    version = 0
+
+    @classmethod
+    def assign(cls, cluster: Any, members: Mapping[str, Any]) -> dict[str, Any]:
+        """The assignment of every member; a function of what all members know."""
+        topics = sorted({topic for member in members.values() for topic in member.subscription})
+        partitions = {topic: cluster.partitions_for_topic(topic) or set() for topic in topics}
+        numbers = sorted(set().union(*partitions.values()))
+        ids = sorted(members)
+        given: dict[str, dict[str, list[int]]] = {member: {} for member in ids}
+        for i, number in enumerate(numbers):
+            for topic in topics:
+                if number in partitions[topic]:
+                    given[ids[i % len(ids)]].setdefault(topic, []).append(number)
+        return {
+            member: ConsumerProtocolMemberAssignment(cls.version, sorted(assigned.items()), b"")
+            for member, assigned in given.items()
+        }
+
+    @classmethod
+    def metadata(cls, topics: Iterable[str]) -> Any:
+        """What a member tells the group's leader of itself."""
+        return ConsumerProtocolMemberMetadata(cls.version, list(topics), b"")
+
+    @classmethod
+    def on_assignment(cls, assignment: Any) -> None:
+        """Nothing to remember."""
+
+
+class Owner(Protocol):
+    """Who decides where reading begins and what becomes of a batch: the worker."""
+
+    async def claim(self, assigned: Collection[tuple[str, int]], generation: Generation) -> Offsets:
+        """Take over what was assigned; where to read from. What is left out is not read."""
+        ...
+
+    def revoked(self) -> None:
+        """The group is rebalancing: nothing is ours until the next claim."""
+        ...
+
+    def applied(self, topic: str, partition: int) -> int | None:
+        """The next offset to apply according to Redis, for the mirror in Kafka."""
+        ...
+
+    async def batch(self, batch: Batch) -> None:
+        """Apply a batch. Raises only to end the process."""
+        ...
+
+    def mirrored(self, accepted: bool) -> None:
+        """The offsets were mirrored to Kafka, or could not be."""
+        ...
+
+
+class _Forgetful(dict[Any, None]):
+    """Faust drops messages below its own read offset, which a seek back races with. We check contiguity."""
+
+    def __missing__(self, _key: Any) -> None:
+        return None
+
+    def __setitem__(self, _key: Any, _value: Any) -> None:
+        pass
+
+    def update(self, *_: Any, **__: Any) -> None:
+        pass
+
+
+class _Daemon(WorkerThread):
+    """A thread that cannot keep a process alive whose broker is frozen."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.daemon = True
+
+
+class ConsumerThread(driver.AIOKafkaConsumerThread):
+    """aiokafka's thread: positions are taken and seeks are made here, on one loop, so they cannot race."""
+
+    Worker = _Daemon
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.popped: Offsets = {}
+        self.epoch = 0
+        self.seen: dict[tuple[str, int], Seen] = {}
+
+    async def _fetch_records(self, *args: Any, **kwargs: Any) -> Fetched:
+        # Between aiokafka's popping the records and our return there is no point of suspension.
+        records = await super()._fetch_records(*args, **kwargs)
+        fetched = Fetched(records)
+        fetched.epoch = self.epoch
+        fetched.prev = {}
+        for tp, part in records.items():
+            at = (tp.topic, tp.partition)
+            fetched.prev[tp] = self.popped.get(at, part[0].offset)
+            self.popped[at] = part[-1].offset + 1
+        self._look()
+        return fetched
+
+    def _look(self) -> None:
+        """Note for each partition how far we are, all of one moment of this thread."""
+        subscription = self._ensure_consumer()._subscription.subscription
+        assignment = subscription.assignment if subscription is not None else None
+        seen: dict[tuple[str, int], Seen] = {}
+        if assignment is not None:
+            for tp in assignment.tps:
+                state = assignment.state_value(tp)
+                if state.highwater is None or not state.timestamp or not state.has_valid_position:
+                    continue
+                at = (tp.topic, tp.partition)
+                if at in self.popped:
+                    at_end = state.position >= state.highwater
+                    seen[at] = Seen(self.popped[at], at_end, state.timestamp * 1000, state.highwater)
+        self.seen = seen
+
+    async def seek_exact(self, offsets: Offsets) -> int:
+        """Read on from here; whatever was popped before is void. Returns the new epoch."""
+        consumer = self._ensure_consumer()
+        for (topic, partition), offset in offsets.items():
+            tp = TopicPartition(topic, partition)
+            consumer.seek(tp, offset)
+            # An error that waits there ("no offset for partition") is of before the seek.
+            consumer._fetcher._records.pop(tp, None)
+        self.popped.update(offsets)
+        self.epoch += 1
+        self.seen = {at: seen for at, seen in self.seen.items() if at not in offsets}
+        return self.epoch
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._partition_assignment_strategy = [CopartitionAssignor]
+        consumer._fetch_min_bytes = FETCH_MIN_BYTES
+        consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS
+        return consumer
+
+    async def _commit(self, offsets: Mapping[Any, int]) -> bool:
+        """Mirror Redis's offsets in Kafka, for those who watch the group. It may fail; Faust would crash."""
+        consumer = self._ensure_consumer()
+        owner: Owner = self.consumer.app.owner
+        try:
+            mine = self.assignment()
+            mirrored = {
+                driver.ensure_aiokafka_TP(tp): OffsetAndMetadata(offset, "")
+                for tp, offset in offsets.items()
+                if tp in mine
+            }
+            if mirrored:
+                await asyncio.wait_for(consumer.commit(mirrored), MIRROR_TIMEOUT)
+        except (KafkaError, TimeoutError) as error:
+            log.warning("Offsets were not mirrored to Kafka: %r", error)
+            owner.mirrored(False)
+            return False
+        owner.mirrored(True)
+        return True
+
+    async def proves(self, topic: str, partition: int, generation: Generation) -> bool:
+        """Whether Kafka accepts a commit of ours in this generation: it does from the current one only."""
+        consumer = self._ensure_consumer()
+        tp = TopicPartition(topic, partition)
+        try:
+            if consumer._coordinator.generation != generation:
+                return False
+            committed = await asyncio.wait_for(consumer.committed(tp), PROOF_TIMEOUT)
+            proof = {tp: OffsetAndMetadata(committed or 0, "")}
+            await asyncio.wait_for(consumer.commit(proof), PROOF_TIMEOUT)
+        except (KafkaError, TimeoutError) as error:
+            log.warning(
+                "Kafka does not confirm generation %d for %s/%d: %r", generation, topic, partition, error
+            )
+            return False
+        # aiokafka may have joined again in between, and the commit was of another generation.
+        return bool(consumer._coordinator.generation == generation)
+
+    async def check_coordinator(self) -> None:
+        """Raise what has befallen the coordinator; aiokafka keeps it until somebody asks."""
+        if self._consumer is not None:
+            self._consumer._coordinator.check_errors()
+
+    @property
+    def coordination_ended(self) -> bool:
+        """Whether the task that keeps us in the group has died."""
+        return self._consumer is not None and bool(self._consumer._coordinator._coordination_task.done())
+
+
+class Consumer(driver.Consumer):
+    """Faust's consumer with Redis's offsets instead of its own."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._read_offset = _Forgetful()
+        self.owner: Owner = self.app.owner
+        self.epochs: dict[tuple[str, int], int] = {}
+        self.claiming = asyncio.Lock()
+        self.coordinator_errors = 0
+
+    def _new_consumer_thread(self) -> ConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    # ---- fetching
+
+    def on_buffer_full(self, tp: Any) -> None:
+        """The bounded queue alone is back-pressure: Faust would sleep a whole second."""
+
+    def verify_event_path(self, now: float, tp: Any) -> None:
+        """Faust would log that streams hang, from sensors that we have switched off."""
+
+    async def _getmany(self, active_partitions: Any, timeout: float) -> Any:  # noqa: ASYNC109
+        """Only what has been claimed is fetched; what cannot be read on from ends the process."""
+        claimed = {tp for tp in active_partitions or () if (tp.topic, tp.partition) in self.epochs}
+        if not claimed:
+            await self.sleep(UNCLAIMED_PAUSE)
+            return Fetched()
+        try:
+            return await super()._getmany(claimed, timeout)
+        except KafkaError as error:
+            if isinstance(error, driver.ConsumerStoppedError):
+                raise
+            # Faust's Fetcher alone would die of it, and leave a process that reads nothing for ever.
+            fatal = explained(error)
+            await self.app.crash(fatal)
+            raise fatal from error
+
+    # ---- offsets
+
+    async def _add_gap(self, *_: Any) -> None:
+        """A batch's offset is that of its last record; Faust would see a gap before it."""
+
+    def _new_offset(self, tp: Any) -> int | None:
+        self._acked[tp].clear()
+        self._acked_index[tp].clear()
+        return self.owner.applied(tp.topic, tp.partition)
+
+    async def on_partitions_revoked(self, revoked: Any) -> None:
+        """Nothing is ours until the next claim."""
+        self.epochs.clear()
+        self.owner.revoked()
+        await super().on_partitions_revoked(revoked)
+
+    async def seek_to_committed(self) -> dict[Any, int]:
+        """Called after every assignment, often twice: claim in Redis and seek to the offsets kept there."""
+        async with self.claiming:
+            assigned = {(tp.topic, tp.partition) for tp in self.assignment()}
+            generation = self.app.consumer_generation_id
+            try:
+                starts = await self.owner.claim(assigned, generation)
+                await self.seek_exact(starts)
+            except Exception as error:
+                # Raised from here it would end as a log line in Faust's recovery.
+                await self.app.crash(error)
+                raise
+            return {TP(topic, partition): offset for (topic, partition), offset in starts.items()}
+
+    async def seek_exact(self, offsets: Offsets) -> None:
+        """Read on from these offsets; batches popped before are void."""
+        if not offsets:
+            return
+        for at in offsets:
+            self.epochs[at] = NEVER
+        epoch = await self._thread.call_thread(self._thread.seek_exact, offsets)
+        for at in offsets:
+            self.epochs[at] = epoch
+
+    def void(self, batch: Batch) -> bool:
+        """Whether a batch was popped before the last seek of its partition, or its claim is gone."""
+        return batch.epoch < self.epochs.get((batch.topic, batch.partition), NEVER)
+
+    def stop_reading(self, partition: int) -> None:
+        """Fetch nothing more of a partition number until it is claimed again."""
+        for at in [at for at in self.epochs if at[1] == partition]:
+            del self.epochs[at]
+
+    # ---- what the worker asks
+
+    def assigned(self) -> set[tuple[str, int]]:
+        """What the group has given us."""
+        try:
+            return {(tp.topic, tp.partition) for tp in self.assignment()}
+        except driver.ConsumerNotStarted:
+            return set()
+
+    def seen(self, topic: str, partition: int) -> Seen | None:
+        """What the last fetch of a partition has shown; None when there was none since the last seek."""
+        found: Seen | None = self._thread.seen.get((topic, partition))
+        return found
+
+    def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
+        """Partitions of each topic as the brokers last told, 0 for one that is missing."""
+        cluster = self._thread._ensure_consumer()._client.cluster
+        return {topic: len(cluster.partitions_for_topic(topic) or ()) for topic in topics}
+
+    async def log_ends(self, partitions: Collection[tuple[str, int]]) -> tuple[Offsets, Offsets]:
+        """The first offset kept and the next to be written, of each partition."""
+        tps = [TP(topic, number) for topic, number in partitions]
+        first = await self.earliest_offsets(*tps)
+        last = await self.highwaters(*tps)
+        return (
+            {(tp.topic, tp.partition): offset for tp, offset in first.items()},
+            {(tp.topic, tp.partition): offset for tp, offset in last.items()},
+        )
+
+    async def proves(self, topic: str, partition: int, generation: Generation) -> bool:
+        """Whether Kafka takes us for a member of its current generation."""
+        return bool(await self._thread.call_thread(self._thread.proves, topic, partition, generation))
+
+    @Service.task
+    async def _watch_coordinator(self) -> None:
+        while not self.should_stop:
+            await self.sleep(WATCHDOG_INTERVAL)
+            if self.should_stop:
+                return
+            try:
+                await self._thread.call_thread(self._thread.check_coordinator)
+            except KafkaError as error:
+                self.coordinator_errors += 1
+                log.warning("Kafka's group coordinator: %r (%d in a row)", error, self.coordinator_errors)
+                if self.coordinator_errors >= WATCHDOG_ERRORS or self._thread.coordination_ended:
+                    await self.app.crash(explained(error))
+                    return
+            else:
+                self.coordinator_errors = 0
+
+
+class Transport(driver.Transport):
+    """Faust's transport with our consumer."""
+
+    Consumer = Consumer
+
+
+class QuietMonitor(Monitor):
+    """Faust's sensors cost a tenth of the path and break the rules of metric names: ours are elsewhere."""
+
+    async def _sampler(self) -> None:
+        pass
+
+    def on_message_in(self, *_: Any) -> None:
+        """Not counted here."""
+
+    def on_stream_event_in(self, *_: Any) -> None:
+        """Not counted here."""
+
+    def on_stream_event_out(self, *_: Any) -> None:
+        """Not counted here."""
+
+    def on_message_out(self, *_: Any) -> None:
+        """Not counted here."""
+
+    def on_topic_buffer_full(self, *_: Any) -> None:
+        """Not counted here."""
+
+    def on_send_initiated(self, *_: Any, **__: Any) -> None:
+        """Not counted here."""
+
+    def on_send_completed(self, *_: Any) -> None:
+        """Not counted here."""
+
+    def on_send_error(self, *_: Any) -> None:
+        """Not counted here."""
+
+    def on_commit_initiated(self, *_: Any) -> None:
+        """Not counted here."""
+
+    def on_commit_completed(self, *_: Any) -> None:
+        """Not counted here."""
+
+    def on_tp_commit(self, *_: Any) -> None:
+        """Not counted here."""
+
+    def track_tp_end_offset(self, *_: Any) -> None:
+        """Not counted here."""
+
+    def on_rebalance_start(self, *_: Any) -> dict[str, Any]:
+        """Not counted here."""
+        return {}
+
+    def on_rebalance_return(self, *_: Any) -> None:
+        """Not counted here."""
+
+    def on_rebalance_end(self, *_: Any) -> None:
+        """Not counted here."""
+
+
+class App(faust.App):
+    """A Faust application with one agent that reads the co-partitioned topics."""
+
+    def __init__(self, kafka: Kafka, group: str, batch: int, owner: Owner) -> None:
+        self.owner = owner
+        context = kafka.ssl_context()
+        super().__init__(
+            group,
+            broker=";".join(f"kafka://{broker}" for broker in kafka.brokers),
+            broker_credentials=_credentials(kafka, context),
+            broker_max_poll_records=batch,
+            broker_session_timeout=kafka.session_timeout,
+            broker_heartbeat_interval=min(3.0, kafka.session_timeout / 4),
+            broker_request_timeout=kafka.request_timeout,
+            broker_rebalance_timeout=kafka.session_timeout,
+            broker_commit_interval=MIRROR_INTERVAL,
+            # Out of range must be loud: reading on from elsewhere would lose events or apply them twice.
+            consumer_auto_offset_reset="none",
+            consumer_metadata_max_age_ms=METADATA_MAX_AGE_MS,
+            producer_acks=-1,
+            producer_linger=0.005,
+            producer_request_timeout=kafka.request_timeout,
+            producer_max_request_size=MAX_MESSAGE_BYTES,
+            topic_allow_declare=False,
+            topic_disable_leader=True,
+            table_standby_replicas=0,
+            # The commit is atomic: there is nothing to wait for.
+            stream_wait_empty=False,
+            web_enabled=False,
+            ConsumerScheduler=type("Scheduler", (BatchScheduler,), {"size": batch}),
+            Monitor=QuietMonitor,
+        )
+        names = [kafka.topic(logical) for logical in kafka.inputs]
+        self.batches = self.topic(*names, schema=BatchSchema(), maxsize=WAITING_BATCHES)
+        self.agent(self.batches, name="churnwatch", concurrency=1)(self._read)
+
+    def _new_transport(self) -> Transport:
+        return Transport(self.conf.broker_consumer, self)
+
+    def _new_producer_transport(self) -> Transport:
+        return Transport(self.conf.broker_producer, self)
+
+    def _create_directories(self) -> None:
+        """Faust's folder is for tables; we have none."""
+
+    async def _read(self, stream: Any) -> None:
+        async for event in stream.events():
+            try:
+                await self.owner.batch(event.value)
+            except Exception as error:  # noqa: BLE001
+                # Raised out of the loop the batch would be acknowledged and skipped.
+                await self.crash(error)
+                await asyncio.Event().wait()
+
+    async def start_here(self) -> None:
+        """Start in the running loop. Raises what kept the consumer from starting."""
+        self.loop = asyncio.get_running_loop()
+        self.finalize()
+        await self.start()
+        if self.crashed:
+            raise self.crash_reason or RuntimeError("Faust did not start")
+
+    async def produce(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]
+    ) -> Awaitable[Any]:
+        """Give a message to the producer; the awaitable ends when the brokers have acknowledged it.
+
+        Raises :class:`TooLargeError` for what no broker would take.
+        """
+        try:
+            future: Awaitable[Any] = await self.producer.send(
+                topic, key, value, None, None, list(headers) or None
+            )
+        except ProducerSendError as error:
+            if isinstance(error.__cause__, MessageSizeTooLargeError):
+                raise TooLargeError(str(error.__cause__)) from error
+            raise
+        return future
+
+
+class TooLargeError(Exception):
+    """A message is larger than producer or broker allow."""
+
+
+def is_too_large(error: BaseException) -> bool:
+    """Whether a broker (or our own limit) refused a message for its size, for good."""
+    return isinstance(error, (TooLargeError, MessageSizeTooLargeError))
+
+
+def partition_of(key: bytes, count: int) -> int:
+    """Where Kafka's own partitioner puts a key."""
+    return int(murmur2(key) & 0x7FFFFFFF) % count
+
+
+def running_loop_is_fast() -> bool:
+    """Whether the running event loop is uvloop's, about an eighth of the CPU of the whole path."""
+    return type(asyncio.get_running_loop()).__module__.startswith("uvloop")
+
+
+async def topic_partitions(kafka: Kafka, patience: float) -> dict[str, int]:
+    """All topics and their numbers of partitions, from metadata alone (an embedded broker has no more).
+
+    Raises :class:`KafkaBroken` when no broker answers within ``patience`` seconds, or none lets us in.
+    """
+    end = time.monotonic() + patience
+    while True:
+        client = AIOKafkaClient(
+            bootstrap_servers=list(kafka.brokers),
+            request_timeout_ms=int(min(kafka.request_timeout, max(2.0, patience)) * 1000),
+            security_protocol=kafka.protocol,
+            ssl_context=kafka.ssl_context(),
+            **(
+                {
+                    "sasl_mechanism": kafka.sasl,
+                    "sasl_plain_username": kafka.username,
+                    "sasl_plain_password": kafka.password.reveal(),
+                }
+                if kafka.sasl and kafka.password
+                else {}
+            ),
+        )
+        try:
+            await client.bootstrap()
+            cluster = await client.fetch_all_metadata()
+            return {topic: len(cluster.partitions_for_topic(topic) or ()) for topic in cluster.topics()}
+        except KafkaError as error:
+            fatal = explained(error)
+            waitable = isinstance(error, KafkaConnectionError) or error.retriable
+            if isinstance(error, AuthenticationFailedError) or not waitable or time.monotonic() >= end:
+                raise fatal from error
+            log.warning("Kafka at %s does not answer yet: %s", ", ".join(kafka.brokers), error)
+            await asyncio.sleep(min(1.0, max(0.0, end - time.monotonic())))
+        finally:
+            await client.close()
+
+
+def explained(error: BaseException) -> KafkaBroken:
+    """What an error of Kafka means to who has to act."""
+    match error:
+        case AuthenticationFailedError():
+            text = "Kafka does not let us in: check kafka.sasl, kafka.username and kafka.password (password_file)."
+        case GroupAuthorizationFailedError():
+            text = (
+                "Kafka does not let us into the consumer group: the user needs READ on it (see kafka.group)."
+            )
+        case TopicAuthorizationFailedError():
+            text = (
+                "Kafka does not let us read a topic: the user needs READ and DESCRIBE on all of kafka.inputs."
+            )
+        case OffsetOutOfRangeError() | NoOffsetForPartitionError():
+            text = (
+                "What is to be read next is no longer in Kafka (retention was shorter than the worker was away, or "
+                "the topic was created anew while the worker ran). Start the worker again: it says how many records "
+                "are missing."
+            )
+        case KafkaConnectionError():
+            text = "No broker answers: check kafka.brokers, kafka.tls, and that the brokers run."
+        case _:
+            text = "Kafka cannot go on."
+    return KafkaBroken(f"{text} ({error!r})")
+
+
+def _credentials(kafka: Kafka, context: ssl.SSLContext | None) -> Any:
+    if kafka.sasl is not None:
+        assert kafka.password is not None  # the settings see to it
+        return faust.SASLCredentials(
+            mechanism=kafka.sasl,
+            username=kafka.username,
+            password=kafka.password.reveal(),
+            ssl_context=context,
+        )
+    if context is not None:
+        return faust.SSLCredentials(context)
+    return None
