@@ -1,0 +1,519 @@
+"""Events from files: NDJSON, CSV and Parquet, plain or gzipped, and the text file of CDNOW.
+
+CSV and Parquet hold purchases and returns, one row a line item. The rows of one order become one event, at
+the time of its first row; rows are gathered over a look-back of 1,000 rows, so that a file of any size is
+read in one pass. Events leave in the order of their time. Whatever is refused is reported with its line.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import math
+import re
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, date, datetime, tzinfo
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any, Final, NamedTuple, TypeAlias, cast
+
+import msgspec
+import xxhash
+
+from streams.codec import CLOCK_KEY, Codec, Decoded, Tick, encode
+from streams.events import CONTROL, Line, Purchase, Return, rfc3339, to_micros
+
+LOOK_BACK: Final = 1000
+"""Rows over which the rows of one order are gathered, its first one included."""
+ID_MAX: Final = 64
+REQUIRED: Final = ("event_type", "customer_id", "ts", "amount")
+OPTIONAL: Final = ("order_id", "sku", "category", "quantity", "extra")
+KINDS: Final = ("purchase", "return")
+STDIN: Final = Path("-")
+
+_is_control = re.compile(CONTROL).search
+CDNOW_HEADER: Final = [b"customer_id", b"date", b"number_of_cds", b"dollar_value"]
+_is_cdnow_row = re.compile(rb"\s*\d+\s+(19|20)\d{6}\s+\d+\s+\d*\.?\d+\s*$").match
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class FileError(Exception):
+    """A file that cannot be read as a whole. The message says what, where, and what to do."""
+
+
+class Entry(NamedTuple):
+    """One event of a file, ready to be sent. ``line`` is where it begins; ``at`` is in microseconds.
+
+    For a ``clock`` record of an NDJSON file ``kind`` is ``clock`` and ``customer`` is empty.
+    """
+
+    line: int
+    at: int
+    kind: str
+    customer: str
+    value: bytes
+
+
+class Refusal(NamedTuple):
+    """Something that was not sent: the line, why, and how many rows it concerns."""
+
+    line: int
+    reason: str
+    rows: int = 1
+
+
+Refuse: TypeAlias = Callable[[Refusal], None]
+
+
+class Reading(NamedTuple):
+    """How a file is to be read.
+
+    ``codec`` judges what an event may hold. ``zone`` is for times without an offset, the shop's own.
+    ``ordered`` demands that the file is sorted by time; ``history`` marks every event as an archive's.
+    """
+
+    codec: Codec
+    zone: tzinfo = UTC
+    ordered: bool = True
+    history: bool = False
+
+
+def count(path: Path, reading: Reading) -> int | None:
+    """How many rows a file has, having checked their order; None for standard input, which is read once.
+
+    Raises :class:`FileError`, so that a file that is not sorted is refused before anything of it is sent.
+    """
+    if path == STDIN:
+        return None
+    rows = 0
+    latest = _Latest(path, reading.ordered)
+    for row in _rows(path, reading, lambda _refusal: None):
+        rows += 1
+        latest.see(row.line, row.at)
+    return rows
+
+
+def read(path: Path, reading: Reading, refuse: Refuse) -> Iterator[Entry]:
+    """The events of a file (``-`` is standard input) in the order of time.
+
+    Raises :class:`FileError` when the file cannot be read, or is not sorted although it should be.
+    """
+    latest = _Latest(path, reading.ordered)
+    lines: dict[str, _Open] = {}
+    closed: set[int] = set()
+    for row in _rows(path, reading, refuse):
+        latest.see(row.line, row.at)
+        if isinstance(row, _Whole):
+            yield row.entry
+            continue
+        while lines:
+            key, oldest = next(iter(lines.items()))
+            if row.place - oldest.row.place < LOOK_BACK:
+                break
+            del lines[key]
+            closed.add(_hash(key))
+            yield from oldest.finish(reading, refuse)
+        key = row.key
+        if key in lines:
+            lines[key].add(row)
+        elif _hash(key) in closed:
+            what = f"order {row.order!r}" if row.order else f"the {row.kind} of that time"
+            refuse(
+                Refusal(
+                    row.line,
+                    f"comes too late: {what} of customer {row.customer!r} began more than "
+                    f"{LOOK_BACK} rows before and has been sent",
+                )
+            )
+        else:
+            lines[key] = _Open(row)
+    for oldest in lines.values():
+        yield from oldest.finish(reading, refuse)
+
+
+class _Latest:
+    """Sees to it that times do not go back."""
+
+    def __init__(self, path: Path, ordered: bool) -> None:
+        self.path = path
+        self.ordered = ordered
+        self.at = -(2**63)
+
+    def see(self, line: int, at: int) -> None:
+        if at >= self.at:
+            self.at = at
+        elif self.ordered:
+            raise FileError(
+                f"{_name(self.path)} is not sorted by time: line {line} ({rfc3339(at)}) is earlier than a line "
+                f"before it ({rfc3339(self.at)}). Sort the file, or send it with --clock none."
+            )
+
+
+class _Row(NamedTuple):
+    """A row of CSV, Parquet or CDNOW, checked as far as a row can be. ``place`` counts rows, bad ones too."""
+
+    line: int
+    place: int
+    at: int
+    kind: str
+    customer: str
+    order: str
+    item: Line
+
+    @property
+    def key(self) -> str:
+        return "\0".join((self.customer, self.kind, self.order, "" if self.order else str(self.at)))
+
+
+class _Whole(NamedTuple):
+    """A line that is an event by itself."""
+
+    line: int
+    at: int
+    entry: Entry
+
+
+class _Open:
+    """An order whose rows are still being gathered."""
+
+    __slots__ = ("items", "row")
+
+    def __init__(self, row: _Row) -> None:
+        self.row = row
+        self.items = [row.item]
+
+    def add(self, row: _Row) -> None:
+        self.items.append(row.item)
+
+    def finish(self, reading: Reading, refuse: Refuse) -> Iterator[Entry]:
+        row = self.row
+        made = Purchase if row.kind == "purchase" else Return
+        when = datetime.fromtimestamp(row.at // 1_000_000, UTC).replace(microsecond=row.at % 1_000_000)
+        event = made(
+            id=event_id(row.kind, row.customer, row.order, row.at),
+            customer=row.customer,
+            time=when,
+            order=row.order or None,
+            lines=tuple(self.items),
+            history=reading.history,
+        )
+        value = encode(event)
+        reason = _refused(reading.codec, row.customer, value)
+        if reason is None:
+            yield Entry(row.line, row.at, row.kind, row.customer, value)
+        else:
+            refuse(Refusal(row.line, reason, len(self.items)))
+
+
+def event_id(kind: str, customer: str, order: str, at: int) -> str:
+    """``kind:order``, or ``kind:customer:time``; the SHA-256 in hexadecimal of what is longer than an id may be."""
+    name = f"{kind}:{order}" if order else f"{kind}:{customer}:{rfc3339(at)}"
+    return name if len(name) <= ID_MAX else hashlib.sha256(name.encode()).hexdigest()
+
+
+# ---- the forms of a file
+
+
+def _rows(path: Path, reading: Reading, refuse: Refuse) -> Iterator[_Row | _Whole]:
+    try:
+        with _opened(path) as stream:
+            head = stream.peek(4096)
+            if head[:4] == b"PAR1":
+                if path == STDIN:
+                    raise FileError("Parquet cannot be read from standard input: give the file's name.")
+                yield from _checked(_parquet(path), reading, refuse)
+            elif _first(head) == b"{":
+                yield from _ndjson(stream, reading, refuse)
+            elif _is_cdnow(head):
+                yield from _cdnow(stream, reading, refuse)
+            elif not head:
+                raise FileError(f"{_name(path)} is empty.")
+            else:
+                yield from _checked(_csv(path, stream, refuse), reading, refuse)
+    except (OSError, EOFError, zlib.error) as e:
+        why = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
+        raise FileError(
+            f"Cannot read {_name(path)}: {why}. Check its path, its permissions and that it is whole."
+        ) from e
+
+
+def _opened(path: Path) -> io.BufferedReader:
+    """The bytes of the file, unzipped where it is gzipped, whatever it is called."""
+    stream = cast(io.BufferedReader, sys.stdin.buffer if path == STDIN else path.open("rb"))
+    if stream.peek(2)[:2] == b"\x1f\x8b":
+        return io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=stream)))
+    return stream
+
+
+class _Raw(NamedTuple):
+    """A row as it stands in the file."""
+
+    line: int
+    place: int
+    values: Mapping[str, Any]
+
+
+def _csv(path: Path, stream: IO[bytes], refuse: Refuse) -> Iterator[_Raw]:
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    reader = csv.reader(text)
+    try:
+        header = next(reader)
+        _check_columns(path, header)
+        wanted = [(header.index(c), c) for c in (*REQUIRED, *OPTIONAL) if c in header]
+        line = reader.line_num + 1
+        for place, fields in enumerate(reader):
+            if len(fields) == len(header):
+                yield _Raw(line, place, {c: fields[i] for i, c in wanted})
+            elif fields:
+                refuse(Refusal(line, f"has {len(fields)} fields where the header has {len(header)}"))
+            line = reader.line_num + 1
+    except csv.Error as e:
+        raise FileError(f"{_name(path)}, line {reader.line_num}: {e}.") from e
+
+
+def _parquet(path: Path) -> Iterator[_Raw]:
+    import pyarrow.parquet as pq  # noqa: PLC0415 -- takes a quarter of a second, and few files are Parquet
+    from pyarrow.lib import ArrowException  # noqa: PLC0415
+
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            _check_columns(path, names)
+            place = 0
+            columns = [c for c in (*REQUIRED, *OPTIONAL) if c in names]
+            for batch in file.iter_batches(batch_size=10_000, columns=columns):
+                for values in batch.to_pylist():
+                    yield _Raw(place + 1, place, values)
+                    place += 1
+    except ArrowException as e:
+        raise FileError(f"Cannot read {_name(path)} as Parquet: {e}.") from e
+
+
+def _check_columns(path: Path, names: Iterable[str]) -> None:
+    missing = [c for c in REQUIRED if c not in set(names)]
+    if missing:
+        raise FileError(
+            f"{_name(path)} has no column {', '.join(missing)}. A CSV or Parquet file needs the columns "
+            f"{', '.join(REQUIRED)} and may have {', '.join(OPTIONAL)}; a line of NDJSON begins with {{."
+        )
+
+
+def _checked(rows: Iterable[_Raw], reading: Reading, refuse: Refuse) -> Iterator[_Row]:
+    for raw in rows:
+        try:
+            yield _row(raw, reading.zone)
+        except _NoRowError as no:
+            refuse(Refusal(raw.line, str(no)))
+
+
+class _NoRowError(Exception):
+    """Why a row is refused."""
+
+
+def _row(raw: _Raw, zone: tzinfo) -> _Row:
+    values = raw.values
+    kind = _text(values, "event_type")
+    if kind not in KINDS:
+        raise _NoRowError(f"event_type: {kind!r} is not allowed; allowed are purchase and return")
+    customer = _text(values, "customer_id")
+    if not customer:
+        raise _NoRowError("customer_id: missing; it is required")
+    if len(customer) > 128 or _is_control(customer):
+        raise _NoRowError("customer_id: at most 128 characters and no control characters are allowed")
+    at = _instant(values.get("ts"), zone)
+    amount = _number(values, "amount")
+    if amount is None:
+        raise _NoRowError("amount: missing; it is required")
+    quantity = _number(values, "quantity")
+    if kind == "purchase":
+        if amount < 0:
+            raise _NoRowError(f"amount: {amount:g} is negative; that of a purchase must not be")
+        if quantity is not None and quantity < 0:
+            raise _NoRowError(f"quantity: {quantity:g} is negative; that of a purchase must not be")
+    else:
+        if amount > 0:
+            raise _NoRowError(f"amount: {amount:g} is positive; that of a return is negative in files")
+        quantity = None if quantity is None else abs(quantity)
+    nonproduct = _is_nonproduct(values)
+    item = Line(
+        amount=abs(amount),
+        sku=None if nonproduct else _text(values, "sku") or None,
+        category=None if nonproduct else _text(values, "category") or None,
+        quantity=quantity,
+    )
+    return _Row(raw.line, raw.place, at, kind, customer, _text(values, "order_id"), item)
+
+
+def _text(values: Mapping[str, Any], column: str) -> str:
+    value = values.get(column)
+    if not value and value != 0:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # ids with gaps become floats in tables
+    text = value.strip() if isinstance(value, str) else str(value)
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise _NoRowError(f"{column}: is not UTF-8") from None
+    return text
+
+
+def _number(values: Mapping[str, Any], column: str) -> float | None:
+    value = values.get(column)
+    if value is None or value == "":
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        if isinstance(value, str) and not value.strip():
+            return None
+        raise _NoRowError(f"{column}: {value!r} is not a number") from None
+    if not math.isfinite(number):
+        raise _NoRowError(f"{column}: {value!r} is not a number that counts")
+    return number
+
+
+def _instant(value: Any, zone: tzinfo) -> int:
+    if value is None or value == "":
+        raise _NoRowError("ts: missing; it is required")
+    if isinstance(value, datetime):
+        return to_micros(value if value.tzinfo else value.replace(tzinfo=zone))
+    if isinstance(value, date):
+        return to_micros(datetime(value.year, value.month, value.day, tzinfo=zone))
+    try:
+        return _written(str(value), zone)
+    except ValueError:
+        raise _NoRowError(f"ts: {value!r} is not a time; one is 2026-01-31T09:30:00Z") from None
+
+
+@lru_cache(maxsize=1024)  # the rows of one order have one time
+def _written(text: str, zone: tzinfo) -> int:
+    moment = datetime.fromisoformat(text.strip())
+    return to_micros(moment if moment.tzinfo else moment.replace(tzinfo=zone))
+
+
+def _is_nonproduct(values: Mapping[str, Any]) -> bool:
+    """Whether ``extra`` says that the row is postage, a discount or the like."""
+    extra = values.get("extra")
+    if not extra:
+        return False
+    if isinstance(extra, str):
+        if "nonproduct" not in extra:
+            return False
+        try:
+            extra = json.loads(extra)
+        except ValueError:
+            raise _NoRowError("extra: is not JSON") from None
+    return isinstance(extra, dict) and extra.get("nonproduct") in {1, "1"}
+
+
+def _ndjson(stream: IO[bytes], reading: Reading, refuse: Refuse) -> Iterator[_Whole]:
+    for number, line in enumerate(stream, 1):
+        value = line.strip()
+        if not value:
+            continue
+        try:
+            fields = _decode_fields(value)
+            customer = msgspec.json.decode(fields["customer"], type=str) if "customer" in fields else ""
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            fields, customer = {}, ""
+        if reading.history and fields:
+            value = msgspec.json.encode({**fields, "history": True})
+        item = reading.codec.decode(_Candidate(customer, value, fields))
+        if isinstance(item, Decoded):
+            yield _Whole(number, item.at, Entry(number, item.at, _kind(item), item.customer, value))
+        elif isinstance(item, Tick):
+            yield _Whole(number, item.at, Entry(number, item.at, "clock", "", value))
+        else:
+            kept = _kept(item, number, value, customer, fields)
+            if kept is not None:
+                yield kept
+            else:
+                refuse(Refusal(number, getattr(item, "message", "is no event")))
+
+
+def _kept(
+    item: object, number: int, value: bytes, customer: str, fields: Mapping[str, msgspec.Raw]
+) -> _Whole | None:
+    """What is valid and only not supported yet travels all the same: it is kept, to be replayed."""
+    if getattr(item, "reason", None) != "not_yet_supported":
+        return None
+    at = to_micros(msgspec.json.decode(fields["time"], type=datetime))
+    kind = msgspec.json.decode(fields["type"], type=str)
+    return _Whole(number, at, Entry(number, at, kind, customer, value))
+
+
+def _kind(item: Decoded) -> str:
+    return str(type(item.event).__struct_config__.tag)
+
+
+def _cdnow(stream: IO[bytes], reading: Reading, refuse: Refuse) -> Iterator[_Row]:
+    """Customer, date, CDs, dollars; sorted by customer, so it is sorted here (70,000 lines)."""
+    rows: list[_Row] = []
+    for number, line in enumerate(stream, 1):
+        fields = line.split()
+        if not fields or fields == CDNOW_HEADER:
+            continue
+        try:
+            customer, day, pieces, dollars = (f.decode() for f in fields)
+            at = _written(day, reading.zone)
+            amount, quantity = float(dollars), float(pieces)
+        except ValueError:
+            refuse(Refusal(number, "is not: customer, date (YYYYMMDD), number of CDs, dollars"))
+            continue
+        if not (math.isfinite(amount) and amount >= 0 and quantity >= 0):
+            refuse(Refusal(number, "has a negative number"))
+            continue
+        rows.append(_Row(number, 0, at, "purchase", customer, "", Line(amount=amount, quantity=quantity)))
+    rows.sort(key=lambda row: (row.at, row.line))
+    for place, row in enumerate(rows):
+        yield row._replace(place=place)
+
+
+# ---- judging an event as the worker would
+
+
+class _Candidate:
+    """A record as it would arrive, sent now."""
+
+    __slots__ = ("headers", "key", "offset", "partition", "timestamp", "topic", "value")
+
+    def __init__(self, customer: str, value: bytes, fields: Mapping[str, msgspec.Raw] | None = None) -> None:
+        self.topic = ""
+        self.partition = 0
+        self.offset = 0
+        self.timestamp = int(time.time() * 1000)
+        self.key: bytes | None = customer.encode(errors="replace")
+        if fields and bytes(fields.get("type", b"")) == b'"clock"':
+            self.key = CLOCK_KEY
+        self.value: bytes | None = value
+        self.headers: tuple[tuple[str, bytes | None], ...] = ()
+
+
+def _refused(codec: Codec, customer: str, value: bytes) -> str | None:
+    item = codec.decode(_Candidate(customer, value))
+    return None if isinstance(item, Decoded) else getattr(item, "message", "is no event")
+
+
+def _hash(key: str) -> int:
+    return xxhash.xxh3_64_intdigest(key.encode(errors="surrogateescape"))
+
+
+def _first(head: bytes) -> bytes:
+    return head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+
+
+def _is_cdnow(head: bytes) -> bool:
+    line = head.partition(b"\n")[0]
+    return line.split() == CDNOW_HEADER or _is_cdnow_row(line) is not None
+
+
+def _name(path: Path) -> str:
+    return "standard input" if path == STDIN else str(path)
