@@ -117,9 +117,10 @@ class _Log(NamedTuple):
 class _Life:
     """One customer during a turn."""
 
-    __slots__ = ("cold", "customer", "drafts", "grown", "key", "name", "stagger", "standing")
+    __slots__ = ("cold", "customer", "drafts", "grown", "key", "name", "raw", "stagger", "standing")
 
-    def __init__(self, key: bytes, hot: Customer, cold: Cold, stagger: int) -> None:
+    def __init__(self, key: bytes, raw: bytes | None, hot: Customer, cold: Cold, stagger: int) -> None:
+        self.raw = raw
         self.key = key
         self.name = key.decode("utf-8", "surrogatepass")
         self.customer = hot
@@ -181,6 +182,7 @@ class Engine:
             policy=fingerprint.hexdigest()[:12], model=self.model.version, features=FEATURES_VERSION
         )
         fingerprint.update(self.model.source.encode())
+        self._judged: tuple[dict[str, feeds.Feed] | None, dict[int, bool]] = (None, {})
         self._known = int.from_bytes(fingerprint.digest()[:4], "big") or 1
 
     # ---- what the shell asks
@@ -234,9 +236,7 @@ class Engine:
                     todo = work[item.key] = []
                     life = self._life(item.key, hot[item.key], cold.get(item.key))
                     lives[item.key] = life
-                if item.key not in cold and 0 < lives[item.key].standing.next_deadline() <= min(
-                    item.at, bound
-                ):
+                if item.key not in cold and self._may_fire(lives[item.key], todo, min(item.at, bound)):
                     missing.append(item.key)
                 todo.append((place, before, item))
             elif isinstance(item, Refused):
@@ -393,10 +393,26 @@ class Engine:
 
     # ---- one customer
 
+    def _may_fire(self, life: _Life, todo: Sequence[tuple[int, int, Decoded]], until: int) -> bool:
+        """Whether a deadline may fall before an event: one that stands, or one that the customer's
+        earlier events of this turn may set. Under the record clock none does: all due have fired."""
+        deadline = life.standing.next_deadline()
+        return 0 < deadline <= until or (self.clock == "wall" and bool(todo))
+
+    def _feed_silent(self, partition: Partition, at: int) -> bool:
+        """As ``silent_feeds``, asked once for all looks of an hour: the answer is the same within it."""
+        hour = self.calendar.local(at) // HOUR
+        if self._judged[0] is not partition.feeds:
+            self._judged = (partition.feeds, {})
+        known = self._judged[1].get(hour)
+        if known is None:
+            known = self._judged[1][hour] = bool(self.silent_feeds(partition, at))
+        return known
+
     def _life(self, key: bytes, hot: bytes | None, cold: bytes | None) -> _Life:
         customer = unpack_hot(hot)
         name = key.decode("utf-8", "surrogatepass")
-        return _Life(key, customer, unpack_cold(cold), self._grid.stagger(name))
+        return _Life(key, hot, customer, unpack_cold(cold), self._grid.stagger(name))
 
     def _follow(
         self,
@@ -421,7 +437,7 @@ class Engine:
             if applied.duplicate:
                 counts["duplicate",] += 1
                 continue
-            if applied.late:
+            if applied.late or (self.clock == "record" and item.at < partition.clock):
                 counts["late",] += 1
             decisive = isinstance(event, DECISIVE)
             at = max(item.at, life.standing.at) if decisive else item.at
@@ -472,17 +488,16 @@ class Engine:
             if not at or at > until:
                 return
             look, cart_due, complaint_due = standing.look, standing.cart_due, standing.complaint_due
+            counts["fired",] += 1
             held = False
             if at == look:
-                counts["timer", "look"] += 1
+                counts["look",] += 1
                 look = self._grid.next(life.customer.last_decisive, life.stagger, at)
-                held = bool(self.silent_feeds(partition, at))
+                held = self._feed_silent(partition, at)
             if at == cart_due:
-                counts["timer", "cart"] += 1
                 cart_due = 0
                 held = False
             if at == complaint_due:
-                counts["timer", "complaint"] += 1
                 complaint_due = self._complaint_due(life.customer, at)
                 held = False
             life.standing = msgspec.structs.replace(
@@ -522,6 +537,7 @@ class Engine:
         transitions: list[decide.Transition] = []
         changes: dict[str, object] = {}
         if customer.orders:
+            counts["decision",] += 1
             score = yield _Ask(customer, at)
             episode, band, step = decide.churn(standing, customer, score, at, self.policy)
             changes["churn"] = episode
@@ -687,9 +703,10 @@ class Engine:
             customer = copy(life.customer)
             customer.standing = standing
             if life.grown:
-                customer.has_cold = True
                 turn.cold[key] = pack_cold(life.cold)
-            turn.hot[key] = pack_hot(customer)
+            packed = pack_hot(customer)
+            if packed != life.raw:
+                turn.hot[key] = packed
             drafts.extend(life.drafts)
         if drafts or letters:
             self._deliver(turn, drafts, letters)

@@ -67,7 +67,6 @@ class Customer(msgspec.Struct, array_like=True, gc=False):
     - ``open_since``: opening instants of open complaints, ascending; ``closed_at``: newest instant at
       which a complaint ended. Both follow from the cold part and are kept here for the score.
     - ``seen``: hashes of the last ids by input topic; ``seen_orders``: of the last orders.
-    - ``has_cold``: whether a cold part is stored.
     """
 
     events: int = 0
@@ -103,7 +102,6 @@ class Customer(msgspec.Struct, array_like=True, gc=False):
     closed_at: int = 0
     seen: tuple[bytes, ...] = ()
     seen_orders: bytes = b""
-    has_cold: bool = False
     standing: Standing = Standing()
 
 
@@ -225,10 +223,7 @@ def apply(customer: Customer, cold: Cold, item: Decoded, topic: int, calendar: C
     if handler is None:
         new.others += 1
         return Applied(new, cold)
-    applied = handler(new, cold, item, calendar)
-    if applied.cold is not cold:
-        new.has_cold = True
-    return applied
+    return handler(new, cold, item, calendar)
 
 
 def _bounded(total: int) -> int:
