@@ -20,7 +20,7 @@ class Prior(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     version: str = "prior-0"
-    gap_days: Positive = 35.0
+    gap_days: Positive = 28.0
     spread: Positive = 1.1
     strength: Positive = 3.0
     defect_a: Positive = 1.0
