@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from aiokafka import ConsumerRecord
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from streams import topics
@@ -376,6 +376,7 @@ def test_a_half_is_rounded_to_even_by_the_amount_as_it_was_written(amount: float
     assert minor_of(amount) == minor
 
 
+@settings(deadline=None)  # how busy the machine is proves nothing
 @given(st.floats(min_value=0, max_value=1e12), st.floats(min_value=1e-6, max_value=1e4), st.integers(0, 4))
 @example(0.125, 1.0, 2)
 @example(1e12, 0.5, 0)
@@ -392,6 +393,7 @@ def test_money_is_exact_decimal_arithmetic(amount: float, rate: float, places: i
         assert item.minor == expected
 
 
+@settings(deadline=None)  # how busy the machine is proves nothing
 @given(st.lists(st.integers(0, 10**7), min_size=1, max_size=20))
 def test_amounts_in_cents_add_up(cents: list[int]) -> None:
     assert minor_of(*(c / 100 for c in cents)) == sum(cents)
@@ -631,6 +633,7 @@ def mangled(draw: st.DrawFn) -> bytes:
     return bytes(value)
 
 
+@settings(deadline=None)  # how busy the machine is proves nothing
 @given(
     value=st.none() | st.binary() | mangled() | _json.map(lambda value: json.dumps(value).encode()),
     key=st.none() | st.binary(max_size=10) | st.just(b"C-1001") | st.just(b"clock"),
@@ -656,6 +659,7 @@ def test_whatever_is_read_has_one_answer_and_never_raises(
         assert (letter.key, letter.value) == (key, value)
 
 
+@settings(deadline=None)  # how busy the machine is proves nothing
 @given(st.binary(max_size=300))
 def test_bytes_that_are_no_event_are_refused(value: bytes) -> None:
     assert isinstance(CODEC.decode(Read(value)), Refused)
@@ -696,6 +700,7 @@ _events: st.SearchStrategy[Event] = st.one_of(
 )
 
 
+@settings(deadline=None)  # how busy the machine is proves nothing
 @given(_events)
 def test_what_is_encoded_is_decoded_to_the_same_event(sent: Event) -> None:
     item = decoded(Read(encode(sent), key=sent.customer.encode()))
@@ -703,11 +708,13 @@ def test_what_is_encoded_is_decoded_to_the_same_event(sent: Event) -> None:
     assert item.at == to_micros(sent.time)
 
 
+@settings(deadline=None)  # how busy the machine is proves nothing
 @given(st.integers(0, to_micros(NOW)), st.booleans())
 def test_what_is_encoded_as_a_clock_is_decoded_to_the_same_tick(at: int, history: bool) -> None:
     assert CODEC.decode(Read(encode_clock(at, history), key=CLOCK_KEY)) == Tick(41, at, history)
 
 
+@settings(deadline=None)  # how busy the machine is proves nothing
 @given(_events)
 def test_an_event_sent_as_a_cloud_event_is_the_same_event(sent: Event) -> None:
     plain = json.loads(encode(sent))
