@@ -23,6 +23,7 @@ help:
 	@echo '  make test TESTS=tests/streams  only some of the tests'
 	@echo '  make chaos                     the fault tests at their full counts; results in bench/results/'
 	@echo '  make lint                      ruff and mypy alone (seconds)'
+	@echo '  make format                    let ruff put the code in order'
 	@echo '  make lock                      pin the newest versions that pyproject.toml allows, with hashes'
 	@echo '  make clean                     remove what was built, but no logs and no data of running servers'
 	@echo

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import redis
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Producer
 
-from tests.servers import KafkaServer, RedisServer, wait_until
+from tests.servers import KafkaServer, RedisServer
 
 
 def test_the_broker_keeps_what_it_acknowledged_when_it_is_killed(
@@ -77,32 +74,3 @@ def test_a_frozen_redis_does_not_answer_and_goes_on_when_it_is_thawed(
         with server.frozen(), pytest.raises(redis.TimeoutError):
             client.ping()
         assert client.ping()
-
-
-def test_the_embedded_servers_carry_records_and_leave_nothing_behind() -> None:
-    from agents.embedded import PARTITIONS, Embedded
-
-    servers = Embedded()
-    with servers:
-        folder = Path(servers.redis_url.removeprefix("unix://")).parent
-        assert folder.exists()
-        servers.touch(["t"])
-        producer = Producer({"bootstrap.servers": servers.brokers})
-        producer.produce("t", b"v", partition=PARTITIONS - 1)
-        assert producer.flush(5) == 0
-        consumer = Consumer(
-            {"bootstrap.servers": servers.brokers, "group.id": "g", "auto.offset.reset": "earliest"}
-        )
-        consumer.subscribe(["t"])
-        message = consumer.poll(10)
-        assert message is not None
-        assert message.value() == b"v"
-        consumer.close()
-        with redis.Redis.from_url(servers.redis_url) as client:
-            assert client.ping()
-            pid = client.info("server")["process_id"]
-        begun = time.monotonic()
-    assert time.monotonic() - begun < 3
-    assert not folder.exists()
-    wait_until(lambda: not Path(f"/proc/{pid}").exists() if os.name == "posix" else True)
-    servers.close()
