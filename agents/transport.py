@@ -439,6 +439,8 @@ class Consumer(driver.Consumer):
 
     def seen(self, topic: str, partition: int) -> Seen | None:
         """What the last fetch of a partition has shown; None when there was none since the last seek."""
+        if self.epochs.get((topic, partition), NEVER) == NEVER:
+            return None
         found: Seen | None = self._thread.seen.get((topic, partition))
         return found
 
@@ -448,10 +450,13 @@ class Consumer(driver.Consumer):
         return {topic: len(cluster.partitions_for_topic(topic) or ()) for topic in topics}
 
     async def log_ends(self, partitions: Collection[tuple[str, int]]) -> tuple[Offsets, Offsets]:
-        """The first offset kept and the next to be written, of each partition."""
-        tps = [TP(topic, number) for topic, number in partitions]
-        first = await self.earliest_offsets(*tps)
-        last = await self.highwaters(*tps)
+        """The first offset kept and the next to be written, of each partition. Raises ``LogAway``."""
+        tps = [TopicPartition(topic, number) for topic, number in partitions]
+        try:
+            first = await self.earliest_offsets(*tps)
+            last = await self.highwaters(*tps)
+        except KafkaError as error:
+            raise LogAway(f"Kafka does not tell where its logs begin and end: {error!r}") from error
         return (
             {(tp.topic, tp.partition): offset for tp, offset in first.items()},
             {(tp.topic, tp.partition): offset for tp, offset in last.items()},
@@ -616,6 +621,10 @@ class App(faust.App):
                 raise TooLargeError(str(error.__cause__)) from error
             raise
         return future
+
+
+class LogAway(Exception):
+    """The brokers could not be asked about their logs. They may come back."""
 
 
 class TooLargeError(Exception):

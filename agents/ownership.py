@@ -1,0 +1,244 @@
+"""Which partition numbers are ours, since which claim, and from where they are to be read."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from agents.clock import Fetches
+from agents.failure import LayoutRefused
+from agents.metrics import Metrics
+from agents.store import Claimed, Fenced, Layout, Lease, Lost, Split, Store
+from alerts.partition import Partition
+
+log = logging.getLogger(__name__)
+
+Offsets = dict[tuple[str, int], int]
+
+
+class Log(Protocol):
+    """What a claim asks of Kafka."""
+
+    def partition_counts(self, topics: Sequence[str]) -> Mapping[str, int]:
+        """Partitions of each topic, 0 for one that is missing."""
+        ...
+
+    async def log_ends(self, partitions: Collection[tuple[str, int]]) -> tuple[Offsets, Offsets]:
+        """The first offset kept and the next to be written."""
+        ...
+
+    async def proves(self, topic: str, partition: int, generation: int) -> bool:
+        """Whether Kafka takes us for a member of its current generation."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Owned:
+    """One partition number that is ours. ``state`` is its own state as of the last commit.
+
+    ``last`` is Kafka's time of the last record applied, by Kafka topic, in microseconds.
+    """
+
+    lease: Lease
+    state: Partition
+    last: dict[str, int] = field(default_factory=dict)
+    fetches: Fetches = field(default_factory=Fetches)
+
+    @property
+    def number(self) -> int:
+        """The partition number."""
+        return self.lease.partition
+
+
+class Ownership:
+    """The partition numbers of this worker. ``topics`` are Kafka's names, all co-partitioned."""
+
+    def __init__(
+        self,
+        store: Store,
+        topics: Sequence[str],
+        clock: str,
+        opened: Callable[[bytes | None, int], Partition],
+        metrics: Metrics,
+    ) -> None:
+        self.store = store
+        self.topics = tuple(topics)
+        self.clock = clock
+        self.count = 0
+        self._opened = opened
+        self._metrics = metrics
+        self._owned: dict[int, Owned] = {}
+        self._locks: dict[int, asyncio.Lock] = {}
+
+    # ---- what is ours
+
+    def lock(self, number: int) -> asyncio.Lock:
+        """One lock for each partition number, which batches and the sweep share."""
+        return self._locks.setdefault(number, asyncio.Lock())
+
+    def get(self, number: int) -> Owned | None:
+        """A partition number that is ours now."""
+        owned = self._owned.get(number)
+        return None if owned is None or owned.lease.lost else owned
+
+    def numbers(self) -> list[int]:
+        """All that is ours now."""
+        return sorted(number for number, owned in self._owned.items() if not owned.lease.lost)
+
+    def applied(self, topic: str, number: int) -> int | None:
+        """The next offset to apply of a partition that is ours."""
+        owned = self.get(number)
+        return None if owned is None else owned.lease.offsets.get(topic)
+
+    def release(self, number: int) -> None:
+        """Let go: whatever is being done under the lease is void."""
+        owned = self._owned.pop(number, None)
+        if owned is not None:
+            owned.lease.lost = True
+            self._metrics.forget_partition(number, self.topics)
+
+    def drop(self, owned: Owned) -> bool:
+        """Let go of one claim; False when there is another since."""
+        if self._owned.get(owned.number) is not owned:
+            return False
+        self.release(owned.number)
+        return True
+
+    def release_all(self) -> None:
+        """Let go of everything."""
+        for number in list(self._owned):
+            self.release(number)
+
+    # ---- claiming
+
+    async def claim(self, kafka: Log, assigned: Collection[tuple[str, int]], generation: int) -> Offsets:
+        """Take over what the group has assigned; from where each partition is to be read.
+
+        A number that a later generation holds is left out. Raises ``LayoutRefused`` when the topics and
+        the stored state do not fit together, ``Lost`` outside a generation, ``StoreAway`` when Redis
+        does not answer; then nothing of ``assigned`` is ours.
+        """
+        numbers: dict[int, set[str]] = {}
+        for topic, number in assigned:
+            numbers.setdefault(number, set()).add(topic)
+        for number in numbers:
+            self.release(number)
+        if not numbers:
+            return {}
+        if generation < 0:
+            raise Lost
+        await self._check_layout(kafka)
+        for number, topics in sorted(numbers.items()):
+            if topics != set(self.topics):
+                missing = ", ".join(sorted(set(self.topics) - topics))
+                raise LayoutRefused(
+                    f"Partition {number} was assigned without {missing}: does every worker of the consumer group "
+                    f"run this release and read the same kafka.inputs?"
+                )
+        claims: dict[int, Claimed] = {}
+        for number in sorted(numbers):
+            claimed = await self._claim(kafka, number, generation)
+            if claimed is not None:
+                claims[number] = claimed
+        if not claims:
+            return {}
+        # The ends of the log after the claim: before it the owner of then could still advance Redis.
+        first, last = await kafka.log_ends([(topic, number) for number in claims for topic in self.topics])
+        starts: Offsets = {}
+        leases: list[Lease] = []
+        for number, claimed in claims.items():
+            offsets = {}
+            for topic in self.topics:
+                at = topic, number
+                offsets[topic] = starts[at] = _begin(claimed.offsets.get(topic), first[at], last[at], at)
+            unwritten = set(self.topics) - set(claimed.offsets)
+            leases.append(Lease(number, generation, claimed.version, offsets, unwritten, claimed.blob))
+        for lease in leases:
+            self.release(lease.partition)
+            self._owned[lease.partition] = Owned(lease, self._opened(lease.blob, lease.partition))
+        return starts
+
+    async def _check_layout(self, kafka: Log) -> None:
+        counts = dict(kafka.partition_counts(self.topics))
+        check_counts(counts)
+        self.count = next(iter(counts.values()))
+        wanted = Layout(self.count, self.clock)
+        stored = await self.store.layout(wanted)
+        if stored is None or stored == wanted:
+            return
+        application = self.store.application
+        if stored.clock != self.clock:
+            raise LayoutRefused(
+                f"The state of application {application} was built with clock.mode = {stored.clock}, the settings say "
+                f"{self.clock}: the two must not be mixed. Set clock.mode = {stored.clock}, or choose another "
+                f"`application`."
+            )
+        raise LayoutRefused(
+            f"The state of application {application} was built with {stored.partitions} partitions, Kafka has "
+            f"{self.count}: customers would be looked for in the wrong partition. Choose another `application` (it "
+            f"reads the topics from their beginning), or migrate: stop the producers, let the workers drain, stop "
+            f"them, and move the state."
+        )
+
+    async def _claim(self, kafka: Log, number: int, generation: int) -> Claimed | None:
+        self._metrics.claims.inc()
+        answer = await self.store.claim(number, generation)
+        if isinstance(answer, Fenced) and await kafka.proves(self.topics[0], number, generation):
+            # A worker that lost its place, or a group that was deleted so that its generations began anew?
+            # Kafka takes a commit from its current generation only, and it took ours.
+            log.warning(
+                "Partition %d: Redis knows generation %d, ours is %d and Kafka confirms it: the consumer group was "
+                "reset, taking over",
+                number,
+                answer.generation,
+                generation,
+            )
+            answer = await self.store.claim(number, generation, forced=answer)
+        if isinstance(answer, Claimed):
+            return answer
+        self._metrics.claim_failures.inc()
+        if isinstance(answer, Split):
+            raise LayoutRefused(
+                f"Partition {number} is claimed by another worker ({answer.incarnation}) in the same generation "
+                f"{generation}: do two consumer groups share the application {self.store.application} (kafka.group)?"
+            )
+        log.warning("Partition %d belongs to a later generation (%d)", number, answer.generation)
+        return None
+
+
+def check_counts(counts: Mapping[str, int]) -> None:
+    """Raise ``LayoutRefused`` unless all topics are there with the same number of partitions."""
+    missing = sorted(topic for topic, count in counts.items() if not count)
+    if missing:
+        raise LayoutRefused(
+            f"Topics are missing: {', '.join(missing)}. Create them with `churnwatch topics create`, or take them out "
+            f"of kafka.inputs. (An embedded broker makes a topic when it is first asked for.)"
+        )
+    if len(set(counts.values())) != 1:
+        shown = ", ".join(f"{topic} {count}" for topic, count in sorted(counts.items()))
+        raise LayoutRefused(
+            f"The input topics must have the same number of partitions, or a customer's events would lie in "
+            f"partitions of different numbers: {shown}. Create those that differ anew."
+        )
+
+
+def _begin(stored: int | None, first: int, last: int, at: tuple[str, int]) -> int:
+    """Where to read from. Nothing stored means the beginning of the log, never Kafka's committed offset."""
+    if stored is None:
+        return first
+    name = f"{at[0]}/{at[1]}"
+    if stored > last:
+        raise LayoutRefused(
+            f"{name}: everything up to offset {stored} was applied, but Kafka ends at {last}: the topic was created "
+            f"anew, or Kafka lost its tail. Choose another `application`, or restore the topic."
+        )
+    if stored < first:
+        raise LayoutRefused(
+            f"{name}: the next offset to apply is {stored}, but Kafka begins at {first}: {first - stored} records "
+            f"expired unread. To go on without them set the field `off:{at[0]}` of the partition's meta key in Redis "
+            f"to {first}; raise the topic's retention."
+        )
+    return stored

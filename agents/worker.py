@@ -1,0 +1,731 @@
+"""The worker: decode, group, load, apply, score, decide, commit.
+
+One batch of one partition at a time, under the lock of its number, which the sweep shares. What the core
+decides is data; here it is loaded for and committed. Whatever goes wrong between loading and committing has
+changed nothing: the batch is read again from where Redis stands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from types import FrameType
+from typing import Any, Protocol
+
+import mode.loop
+from prometheus_client import CollectorRegistry
+
+from agents import clock, transport
+from agents.failure import LayoutRefused, Unrecoverable
+from agents.health import Health
+from agents.metrics import Metrics
+from agents.ownership import Offsets, Owned, Ownership, check_counts
+from agents.relay import Relay
+from agents.settings import Settings
+from agents.store import Lost, Outcome, Store, StoreAway, Write, connect
+from alerts.engine import Engine, Missing, Turn
+from alerts.partition import Partition, Poisoned
+from streams import topics
+from streams.codec import Codec, Item, Record, Tick
+from streams.message import pack
+
+log = logging.getLogger(__name__)
+
+# Deadlines fired in one commit: about as long a step as a batch of records.
+DUE_LIMIT = 2000
+# Under the wall clock a partition where nothing is due still notes its clock, this seldom (microseconds).
+CLOCK_STEP = 60 * clock.SECOND
+# The relay is woken by each commit that leaves something, and looks by itself this often.
+RELAY_INTERVAL = 1.0
+# What was dropped is claimed again after this pause, drawn from half to whole, in seconds.
+RECLAIM_PAUSE = 1.0
+# Of Faust's time-out for the whole of a seek after an assignment, the part that our claim may take. Were it
+# longer, Faust's recovery would end silently and the worker would read nothing for ever.
+CLAIM_SHARE = 0.6
+# How long brokers may be silent at the start before the process gives up.
+BROKER_PATIENCE = 60.0
+# From the first signal until the process ends, come what may: a frozen broker or Redis keeps Faust from
+# stopping, and the commit is atomic.
+STOP_DEADLINE = 10.0
+# A quarter of the CPU of the path goes into collecting garbage at Python's thresholds.
+GC_THRESHOLDS = 200_000, 20, 100
+
+EXIT_POISONED = 3
+EXIT_KILLED = 75
+EXIT_INTERRUPTED = 130
+
+
+class PoisonedStop(Unrecoverable):
+    """Nearly everything of a partition is invalid: the code or a producer is wrong."""
+
+    code = EXIT_POISONED
+
+
+class Core(Protocol):
+    """The pure core as the worker asks it; see :class:`alerts.engine.Engine`."""
+
+    def open(self, blob: bytes | None, number: int) -> Partition:
+        """The partition as stored, or a new one."""
+        ...
+
+    def touches(self, items: Sequence[Item]) -> tuple[list[bytes], list[bytes]]:
+        """Whose hot and whose cold part is needed."""
+        ...
+
+    def events(
+        self,
+        partition: Partition,
+        topic: str,
+        records: Sequence[Record],
+        items: Sequence[Item],
+        hot: Mapping[bytes, bytes | None],
+        cold: Mapping[bytes, bytes | None],
+        read_to: int,
+    ) -> Turn:
+        """The turn of consecutive records."""
+        ...
+
+    def tick(self, partition: Partition, topic: str, tick: Tick) -> int | None:
+        """Where a clock record moves the clock to."""
+        ...
+
+    def timers(
+        self,
+        partition: Partition,
+        due: Sequence[tuple[bytes, int]],
+        complete: bool,
+        until: int,
+        hot: Mapping[bytes, bytes | None],
+        cold: Mapping[bytes, bytes | None],
+        cause: tuple[str, Tick] | None,
+    ) -> Turn:
+        """Fires what is due."""
+        ...
+
+    def moved(self, partition: Partition, topic: str, tick: Tick) -> Turn:
+        """Closes a clock record."""
+        ...
+
+    def went_live(self, partition: Partition, at: int) -> Turn:
+        """Everything was read for the first time."""
+        ...
+
+
+class Worker:
+    """One member of the consumer group, in the running event loop.
+
+    ``start`` returns when the worker is in its group; ``failed`` ends with the exception that stopped it.
+    ``core`` replaces the engine in tests.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        metrics: Metrics | None = None,
+        core: Core | None = None,
+        serve_http: bool = True,
+    ) -> None:
+        self.settings = settings
+        self.metrics = metrics or Metrics(CollectorRegistry())
+        kafka = settings.kafka
+        self.logical = {kafka.topic(name): name for name in kafka.inputs}
+        self.core: Core = _engine(settings) if core is None else core
+        self.codec = Codec(
+            settings.shop.currency,
+            settings.shop.minor_units,
+            settings.shop.rates,
+            frozenset(kafka.topic(name) for name in kafka.inputs if name in topics.COMPACTED),
+        )
+        self.store = Store(
+            connect(settings.redis), settings.application, settings.redis.patience, self.metrics
+        )
+        self.ownership = Ownership(
+            self.store, tuple(self.logical), settings.clock.mode, self.core.open, self.metrics
+        )
+        self.app = transport.App(kafka, settings.group, settings.worker.batch, self)
+        self.relay = Relay(self.store, self.app.produce, kafka.topic, transport.is_too_large, self.metrics)
+        self.health = Health(
+            self.metrics,
+            assigned=self.assigned,
+            claimed=self.ownership.numbers,
+            startup_deadline=settings.worker.startup_deadline,
+        )
+        self.http_port: int | None = None
+        self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        self._serve_http = serve_http
+        self._record_clock = settings.clock.mode == "record"
+        self._stopping = False
+        self._outgoing = asyncio.Event()
+        self._dropped = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # ---- life
+
+    async def start(self) -> None:
+        """Start serving, check what must be there, join the group. Raises ``Unrecoverable``."""
+        if self._serve_http:
+            worker = self.settings.worker
+            self.http_port = await self.health.start(worker.http_host, worker.http_port)
+        found = await transport.topic_partitions(self.settings.kafka, BROKER_PATIENCE)
+        check_counts({topic: found.get(topic, 0) for topic in self.logical})
+        if not transport.running_loop_is_fast():
+            log.info("The event loop is not uvloop's: an eighth slower")
+        for run in (self._keep_relaying, self._keep_sweeping, self._keep_claiming):
+            self._tasks.append(asyncio.create_task(self._guarded(run()), name=run.__name__))
+        starting = asyncio.create_task(self.app.start_here(), name="start")
+        self._tasks.append(asyncio.create_task(self._watch(), name="watch"))
+        both: set[asyncio.Future[Any]] = {starting, self.failed}
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        if self.failed.done():
+            starting.cancel()
+            raise self.failed.result()
+        starting.result()
+
+    async def stop(self) -> None:
+        """Leave the group and close what is open. What is being done is void or committed."""
+        self._stopping = True
+        self.ownership.release_all()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.app.started:
+            await self.app.stop()
+        await self.health.stop()
+        await self.store.close()
+
+    def fail(self, error: BaseException) -> None:
+        """End the worker; the first reason stands."""
+        if not self.failed.done():
+            self.health.fail(str(error))
+            self.failed.set_result(error)
+
+    def assigned(self) -> set[int]:
+        """Partition numbers that the group has given us."""
+        if not self.app.started or self.app.consumer is None:
+            return set()
+        return {number for _, number in self.app.consumer.assigned()}
+
+    async def _watch(self) -> None:
+        """Faust ends itself without a word to its caller; hand on why."""
+        await self.app.wait_until_stopped()
+        if not self._stopping:
+            self.fail(self.app.crash_reason or RuntimeError("Faust stopped by itself"))
+
+    async def _guarded(self, run: Coroutine[Any, Any, None]) -> None:
+        try:
+            await run
+        except Exception as error:  # noqa: BLE001 - whatever it is ends the worker, not the task alone
+            self.fail(error)
+
+    # ---- what the transport asks (transport.Owner)
+
+    async def claim(self, assigned: Collection[tuple[str, int]], generation: int) -> Offsets:
+        """After an assignment: claim all of it. What cannot be claimed now is tried again later."""
+        self.ownership.release_all()
+        self.health.started()
+        self.metrics.assigned.set(len({number for _, number in assigned}))
+        try:
+            async with asyncio.timeout(self.settings.kafka.request_timeout * CLAIM_SHARE):
+                starts = await self.ownership.claim(self.app.consumer, assigned, generation)
+        except (StoreAway, Lost, transport.LogAway, TimeoutError) as error:
+            log.warning("Nothing could be claimed; trying again: %r", error)
+            self._dropped.set()
+            return {}
+        self._claimed(generation)
+        return starts
+
+    def revoked(self) -> None:
+        """The group is rebalancing."""
+        self.metrics.rebalances.inc()
+        self.ownership.release_all()
+        self.metrics.claimed.set(0)
+
+    def applied(self, topic: str, partition: int) -> int | None:
+        """The next offset to apply, for the mirror."""
+        return self.ownership.applied(topic, partition)
+
+    def mirrored(self, accepted: bool) -> None:
+        """Offsets were mirrored to Kafka, or not. Called from the consumer's thread."""
+        self.metrics.kafka_commits.inc()
+        if not accepted:
+            self.metrics.kafka_commit_failures.inc()
+
+    async def batch(self, batch: transport.Batch) -> None:
+        """Apply one batch, or find out that it is void."""
+        logical = self.logical[batch.topic]
+        began = time.monotonic()
+        self.metrics.batches.labels(logical).inc()
+        async with self.ownership.lock(batch.partition):
+            owned = self.ownership.get(batch.partition)
+            if owned is None or self.app.consumer.void(batch):
+                self.metrics.stale_batches.labels(logical).inc()
+                return
+            if await self._safely(owned, self._apply(owned, batch)):
+                self.metrics.batch_records.observe(len(batch.records))
+                self.metrics.batch_duration.observe(time.monotonic() - began)
+
+    # ---- the path
+
+    async def _apply(self, owned: Owned, batch: transport.Batch) -> bool:
+        """Decode and cut at clock records; each piece is one commit. False when the claim is gone."""
+        topic, logical = batch.topic, self.logical[batch.topic]
+        records = batch.records
+        expected = owned.lease.offsets[topic]
+        if batch.prev > expected:
+            self.metrics.gaps.labels(logical).inc()
+            return self._drop(owned, "gap")
+        if records[0].offset < batch.prev:
+            raise LayoutRefused(
+                f"{topic}/{batch.partition}: read up to offset {batch.prev}, then came {records[0].offset}: the log was "
+                f"truncated or the topic created anew."
+            )
+        if records[0].offset < expected:
+            # What was read again after a seek back and is applied already.
+            records = [record for record in records if record.offset >= expected]
+            if not records:
+                return True
+        self.metrics.records.labels(logical).inc(len(records))
+        self.metrics.stage_in.labels("decode").inc(len(records))
+        items = [self.codec.decode(record) for record in records]
+        self.metrics.decoded.inc(len(items))
+        self.metrics.stage_out.labels("decode").inc(len(items))
+        for first, last in self._pieces(items):
+            item = items[first]
+            if self._record_clock and isinstance(item, Tick):
+                done = await self._move(owned, topic, item)
+            else:
+                done = await self._events(owned, topic, records[first:last], items[first:last])
+            if not done:
+                return False
+            owned.last[topic] = records[last - 1].timestamp * 1000
+        return True
+
+    def _pieces(self, items: Sequence[Item]) -> list[tuple[int, int]]:
+        """Where a batch is cut: under the record clock each clock record stands alone."""
+        if not self._record_clock:
+            return [(0, len(items))]
+        pieces = []
+        first = 0
+        for i, item in enumerate(items):
+            if isinstance(item, Tick):
+                if first < i:
+                    pieces.append((first, i))
+                pieces.append((i, i + 1))
+                first = i + 1
+        if first < len(items):
+            pieces.append((first, len(items)))
+        return pieces
+
+    async def _events(
+        self, owned: Owned, topic: str, records: Sequence[Record], items: Sequence[Item]
+    ) -> bool:
+        """Group by customer, load, apply, score, decide, commit."""
+        lease, logical = owned.lease, self.logical[topic]
+        next_offset = records[-1].offset + 1
+        hot_keys, cold_keys = self.core.touches(items)
+        read_to = self._others_read_to(owned, topic)
+        self.metrics.stage_in.labels("apply").inc(len(items))
+        while True:
+            version = lease.version  # before the states are read
+            hot, cold = await self._load(owned, hot_keys, cold_keys)
+            for key, state in hot.items():
+                if state is None:
+                    self._check_partitioner(key, owned.number, topic)
+            try:
+                turn = self.core.events(owned.state, logical, records, items, hot, cold, read_to)
+            except Missing as missing:
+                cold_keys = [*cold_keys, *missing.keys]
+                continue
+            except Poisoned as poisoned:
+                raise _explained(poisoned) from poisoned
+            outcome = await self._commit(owned, version, topic, next_offset, turn)
+            if outcome is not Outcome.RACE:
+                break
+        self.metrics.stage_out.labels("apply").inc(len(items))
+        self.metrics.stage_last.labels("apply").set(time.time())
+        return outcome is Outcome.COMMITTED or self._settled(owned, outcome)
+
+    async def _move(self, owned: Owned, topic: str, tick: Tick) -> bool:
+        """A clock record: all that is due by then, oldest first, then the offset moves past it."""
+        logical = self.logical[topic]
+        until = self.core.tick(owned.state, logical, tick)
+        if until is not None and not await self._fire(owned, until, (logical, tick)):
+            return False
+        while True:
+            version = owned.lease.version
+            turn = self.core.moved(owned.state, logical, tick)
+            outcome = await self._commit(owned, version, topic, tick.offset + 1, turn)
+            if outcome is not Outcome.RACE:
+                break
+        if until is not None:
+            self.metrics.partition_clock.labels(str(owned.number)).set(until / 1e6)
+        return outcome is Outcome.COMMITTED or self._settled(owned, outcome)
+
+    async def _fire(self, owned: Owned, until: int, cause: tuple[str, Tick] | None) -> bool:
+        """Fire all deadlines that have come by ``until``, in commits that leave the offset where it is."""
+        lease = owned.lease
+        before: list[tuple[bytes, int]] = []
+        while True:
+            version = lease.version
+            due = await self.store.due(lease, until, DUE_LIMIT)
+            self.metrics.timers_due.labels(str(owned.number)).set(len(due))
+            if not due and (cause is not None or until < owned.state.clock + CLOCK_STEP):
+                return True
+            if due and due == before:
+                raise RuntimeError(f"partition {owned.number}: firing {due[0]!r} changed nothing")
+            keys = [key for key, _ in due]
+            hot, cold = await self._load(owned, keys, keys)
+            complete = len(due) < DUE_LIMIT
+            turn = self.core.timers(owned.state, due, complete, until, hot, cold, cause)
+            outcome = await self._commit(owned, version, None, None, turn)
+            if outcome is Outcome.RACE:
+                continue
+            if outcome is not Outcome.COMMITTED:
+                return self._settled(owned, outcome)
+            late = (until if cause else _now()) - CLOCK_STEP
+            self.metrics.timers_late.inc(sum(instant < late for _, instant in due) if cause is None else 0)
+            if complete and _all_fired(keys, turn, until):
+                return True
+            before = due
+
+    async def _load(
+        self, owned: Owned, hot: Sequence[bytes], cold: Sequence[bytes]
+    ) -> tuple[dict[bytes, bytes | None], dict[bytes, bytes | None]]:
+        began = time.monotonic()
+        loaded = await self.store.load(owned.lease, hot, cold)
+        self.metrics.load_duration.observe(time.monotonic() - began)
+        return loaded
+
+    async def _commit(
+        self, owned: Owned, version: str, topic: str | None, next_offset: int | None, turn: Turn
+    ) -> Outcome:
+        """Write one turn. No await lies between the core's reading of the states and the packing here."""
+        write = Write(
+            partition=turn.partition.pack(),
+            hot=turn.hot,
+            cold=turn.cold,
+            deadlines=turn.deadlines,
+            cleared=turn.cleared,
+            out=[pack(message) for message in turn.out],
+        )
+        began = time.monotonic()
+        self.metrics.commits.inc()
+        self.metrics.stage_in.labels("commit").inc()
+        outcome = await self.store.commit(owned.lease, version, topic, next_offset, write)
+        self.metrics.commit_duration.observe(time.monotonic() - began)
+        if outcome is Outcome.COMMITTED:
+            owned.state = turn.partition
+            self.metrics.count(turn.counts)
+            self.metrics.state_bytes.labels("hot").inc(sum(map(len, turn.hot.values())))
+            self.metrics.state_bytes.labels("cold").inc(sum(map(len, turn.cold.values())))
+            self.metrics.stage_out.labels("commit").inc()
+            self.metrics.stage_last.labels("commit").set(time.time())
+            if write.out:
+                self._outgoing.set()
+        elif outcome is Outcome.LOST:
+            self.metrics.fenced.inc()
+        else:
+            self.metrics.conflicts.inc()
+        return outcome
+
+    def _check_partitioner(self, key: bytes, number: int, topic: str) -> None:
+        """Customers never seen before only: it is free for the others, and finds what it is meant to."""
+        count = self.ownership.count
+        right = transport.partition_of(key, count)
+        if right != number:
+            shown = key.decode(errors="replace")
+            raise LayoutRefused(
+                f"{topic}/{number}: customer {shown!r} belongs to partition {right} of {count} by Kafka's own "
+                f"partitioner (murmur2). A producer uses another one (librdkafka: set partitioner=murmur2_random), or "
+                f"partitions were added to the topic."
+            )
+
+    # ---- when it does not go straight
+
+    async def _safely(self, owned: Owned, step: Coroutine[Any, Any, bool]) -> bool:
+        """What a step returns; False when the claim has gone, for whatever reason, on the way."""
+        try:
+            return await step
+        except Lost:
+            return False
+        except StoreAway as error:
+            log.warning("Partition %d is let go until Redis answers: %s", owned.number, error)
+            return self._drop(owned, "redis")
+
+    def _settled(self, owned: Owned, outcome: Outcome) -> bool:
+        """After a commit that was refused: let go, and ask Redis again where it stands."""
+        return self._drop(owned, "fenced" if outcome is Outcome.LOST else "conflict")
+
+    def _drop(self, owned: Owned, reason: str) -> bool:
+        """Let go of a partition number; it is claimed again and read from where Redis stands."""
+        if self.ownership.drop(owned):
+            self.metrics.resyncs.labels(reason).inc()
+            self.app.consumer.stop_reading(owned.number)
+        self._dropped.set()
+        return False
+
+    async def _keep_claiming(self) -> None:
+        """Claim again what was let go: Redis came back, or does not stand where we thought."""
+        while True:
+            try:
+                await asyncio.wait_for(self._dropped.wait(), RECLAIM_PAUSE)
+            except TimeoutError:
+                pass
+            self._dropped.clear()
+            if self.assigned() - set(self.ownership.numbers()) and not await self._reclaim():
+                await asyncio.sleep(RECLAIM_PAUSE * (0.5 + random.random() / 2))
+
+    async def _reclaim(self) -> bool:
+        """Claim what is assigned and not ours; whether nothing is left. Not while the group rebalances."""
+        consumer = self.app.consumer
+        async with consumer.claiming:
+            if self.app.rebalancing or self.app.should_stop:
+                return False
+            ours = set(self.ownership.numbers())
+            missing = {at for at in consumer.assigned() if at[1] not in ours}
+            generation = self.app.consumer_generation_id
+            try:
+                starts = await self.ownership.claim(consumer, missing, generation)
+            except (StoreAway, Lost, transport.LogAway) as error:
+                log.warning("Nothing could be claimed again yet: %r", error)
+                return False
+            if self.app.rebalancing:
+                self.ownership.release_all()
+                return False
+            await consumer.seek_exact(starts)
+        self._claimed(generation)
+        return len(starts) == len(missing)
+
+    def _claimed(self, generation: int) -> None:
+        numbers = self.ownership.numbers()
+        self.metrics.claimed.set(len(numbers))
+        log.info("Generation %d: claimed partitions %s", generation, ", ".join(map(str, numbers)) or "none")
+        self._outgoing.set()
+
+    # ---- silence
+
+    async def _keep_sweeping(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.worker.sweep_interval)
+            for number in self.ownership.numbers():
+                if self.app.rebalancing:
+                    break
+                owned = self.ownership.get(number)
+                if owned is None:
+                    continue
+                self._measure(owned)
+                if self._record_clock:
+                    continue
+                began = time.monotonic()
+                async with self.ownership.lock(number):
+                    if self.ownership.get(number) is owned:
+                        await self._safely(owned, self._sweep(owned))
+                self.metrics.sweep_duration.observe(time.monotonic() - began)
+
+    async def _sweep(self, owned: Owned) -> bool:
+        """Fire what is due by the partition's wall clock, and note when it first had read everything."""
+        now = _now()
+        views = self._views(owned)
+        if not owned.state.live_since:
+            at = clock.everything_read(views)
+            if at is not None:
+                turn = self.core.went_live(owned.state, at)
+                outcome = await self._commit(owned, owned.lease.version, None, None, turn)
+                if outcome is not Outcome.COMMITTED:
+                    return outcome is Outcome.RACE or self._settled(owned, outcome)
+        until = clock.clock(views, owned.fetches, now)
+        if until <= 0:
+            return True
+        self.metrics.partition_clock.labels(str(owned.number)).set(until / 1e6)
+        return await self._fire(owned, until, None)
+
+    def _views(self, owned: Owned) -> dict[str, clock.View]:
+        """How far each topic has been read; what was observed is remembered with the claim."""
+        views = {}
+        for topic in self.logical:
+            applied = owned.lease.offsets[topic]
+            seen = self.app.consumer.seen(topic, owned.number)
+            last = owned.last.get(topic, 0)
+            if seen is None:
+                views[topic] = clock.View(applied, applied, False, 0, last)
+            else:
+                views[topic] = clock.View(applied, seen.popped, seen.at_end, seen.at, last)
+        grace = round(self.settings.worker.silence_grace * clock.SECOND)
+        owned.fetches = owned.fetches.after(views, grace)
+        return views
+
+    def _others_read_to(self, owned: Owned, topic: str) -> int:
+        if self._record_clock:
+            return 0
+        return clock.others_read_to(self._views(owned), topic, owned.fetches, _now())
+
+    def _measure(self, owned: Owned) -> None:
+        number = str(owned.number)
+        for topic, logical in self.logical.items():
+            seen = self.app.consumer.seen(topic, owned.number)
+            if seen is not None:
+                behind = max(0, seen.end - owned.lease.offsets[topic])
+                self.metrics.lag.labels(logical, number).set(
+                    0 if seen.at_end and seen.popped <= owned.lease.offsets[topic] else behind
+                )
+
+    # ---- what leaves
+
+    async def _keep_relaying(self) -> None:
+        while True:
+            try:
+                await asyncio.wait_for(self._outgoing.wait(), RELAY_INTERVAL)
+            except TimeoutError:
+                pass
+            self._outgoing.clear()
+            for number in self.ownership.numbers():
+                owned = self.ownership.get(number)
+                if owned is None:
+                    continue
+                try:
+                    await self.relay.carry(owned.lease)
+                except Lost:
+                    continue
+                except Unrecoverable:
+                    raise
+                except Exception as error:  # noqa: BLE001 - it stays in the outbox and is sent again
+                    log.warning("Partition %d: messages wait in the outbox: %r", number, error)
+                    await asyncio.sleep(RELAY_INTERVAL * (0.5 + random.random() / 2))
+
+
+def _all_fired(keys: Sequence[bytes], turn: Turn, until: int) -> bool:
+    """Whether nothing that was read is still due: then there is no need to look again."""
+    cleared = set(turn.cleared)
+    return all(key in cleared or turn.deadlines.get(key, 0) > until for key in keys)
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
+
+
+def _engine(settings: Settings) -> Engine:
+    return Engine(
+        settings.application,
+        settings.kafka.inputs,
+        settings.clock.mode,
+        settings.shop,
+        settings.policy,
+        settings.feeds,
+        settings.prior,
+        accepted(settings),
+    )
+
+
+def accepted(settings: Settings) -> dict[tuple[str, int], int]:
+    """Up to which offset an operator accepts invalid records, by (logical topic, partition)."""
+    found: dict[tuple[str, int], int] = {}
+    for text in settings.worker.accept_invalid_until:
+        topic, partition, offset = text.rsplit(":", 2)
+        at = topic.removeprefix(settings.kafka.prefix), int(partition)
+        found[at] = max(int(offset), found.get(at, -1))
+    return found
+
+
+def _explained(poisoned: Poisoned) -> PoisonedStop:
+    return PoisonedStop(
+        f"Stopped before the batch was committed: {poisoned}. That many at once are hardly customers' mistakes: was a "
+        f"producer or the schema changed? Nothing is lost; start again when it is repaired. If these records are to be "
+        f"kept in dead-letters and passed over, start with "
+        f"--accept-invalid-until {poisoned.topic}:{poisoned.partition}:{poisoned.offset}"
+    )
+
+
+# ---- the process
+
+
+def use_uvloop() -> None:
+    """Every event loop made from now on is uvloop's, Faust's threads included."""
+    mode.loop.use("uvloop")
+
+
+def run(settings: Settings) -> int:
+    """Run a worker until a signal ends it or it fails. Returns the exit code."""
+    use_uvloop()
+    gc.set_threshold(*GC_THRESHOLDS)
+    return asyncio.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    deadline = _Deadline(lambda: loop.call_soon_threadsafe(stop.set))
+    with deadline:
+        worker = Worker(settings)
+        code = 0
+        starting = asyncio.create_task(worker.start())
+        asked = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({starting, asked}, return_when=asyncio.FIRST_COMPLETED)
+            if not asked.done():
+                starting.result()
+                both: set[asyncio.Future[Any]] = {worker.failed, asked}
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+                if worker.failed.done():
+                    raise worker.failed.result()
+        except Unrecoverable as error:
+            log.critical("%s", error)
+            code = error.code
+        except Exception:
+            log.exception("The worker failed")
+            code = 1
+        deadline.arm(code)
+        starting.cancel()
+        asked.cancel()
+        await asyncio.gather(starting, asked, return_exceptions=True)
+        await worker.stop()
+        return code
+
+
+class _Deadline:
+    """Signals: the first asks to stop and ends the process after ten seconds, the second at once."""
+
+    def __init__(self, ask: Callable[[], object]) -> None:
+        self._ask = ask
+        self._asked = False
+        self._timer: threading.Timer | None = None
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> _Deadline:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._handlers[number] = signal.signal(number, self._signalled)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def arm(self, code: int = EXIT_KILLED) -> None:
+        """End the process when stopping takes too long; what is atomic is atomic."""
+        if self._timer is None:
+            self._timer = threading.Timer(STOP_DEADLINE, _end, (code or EXIT_KILLED,))
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _signalled(self, _number: int, _frame: FrameType | None) -> None:
+        if self._asked:
+            os._exit(EXIT_INTERRUPTED)
+        self._asked = True
+        self.arm()
+        self._ask()
+
+
+def _end(code: int) -> None:
+    sys.stderr.write("Stopping took too long (a server does not answer): ended\n")
+    sys.stderr.flush()
+    os._exit(code)
