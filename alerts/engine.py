@@ -42,7 +42,7 @@ from models.churn import ChurnModel, RhythmScore
 from models.snapshot import Prior
 from streams import events as ev
 from streams.alerts import Alert, Offer, Score, Versions, alert_id, alert_message, score_message
-from streams.codec import PREFIX, Decoded, Item, Record, Refused, Tick, Tombstone, dead_letter
+from streams.codec import Decoded, Item, Record, Refused, Tick, Tombstone, dead_letter
 from streams.events import rfc3339, type_name
 from streams.message import Message
 from streams.topics import INPUTS
@@ -134,14 +134,6 @@ class _Life:
         """Drafts what goes out: in the place of its record, or (None) in that of its instant."""
         order = (at if place is None else place, self.name, len(self.drafts))
         self.drafts.append(_Draft(order, at, delivery, content))
-
-
-def attempts(record: Record) -> int:
-    """How often this record has been tried, this time included, as its headers tell."""
-    for name, value in record.headers or ():
-        if name == PREFIX + "attempts" and value and value.isdigit():
-            return int(value[:6]) + 1
-    return 1
 
 
 _Steps = Generator[_Ask, decide.Score, None]
@@ -242,7 +234,7 @@ class Engine:
             elif isinstance(item, Refused):
                 bad = item.reason != "not_yet_supported" and item.offset > accepted
                 counts["refused", item.reason] += 1
-                letters.append((place, dead_letter(item, topic, "decode", attempts(item.record))))
+                letters.append((place, dead_letter(item, topic, "decode")))
             elif isinstance(item, Tombstone):
                 counts["event", "tombstone"] += 1
             else:
@@ -432,7 +424,7 @@ class Engine:
                 record = log.records[place]
                 refused = Refused(item.offset, "not_applicable", str(error), record)
                 counts["refused", "not_applicable"] += 1
-                log.letters.append((place, dead_letter(refused, topic, "apply", attempts(record))))
+                log.letters.append((place, dead_letter(refused, topic, "apply")))
                 continue
             if applied.duplicate:
                 counts["duplicate",] += 1
