@@ -69,6 +69,12 @@ class Case(msgspec.Struct, array_like=True, frozen=True, gc=False):
         """Opened, and not resolved or closed since."""
         return self.opened > 0 and self.status not in CLOSED
 
+    def begun(self, kind: str, at: int) -> Case:
+        """With an opening at ``at``: of several the earliest holds, of two at one instant the lesser kind."""
+        if self.opened and (self.opened, self.kind) <= (at, kind):
+            return self
+        return Case(at, kind, self.status, self.status_at)
+
     def updated(self, status: str, at: int) -> Case:
         """With the status of ``at``, unless a newer one is known; of two at one instant the later
         stage holds."""

@@ -336,9 +336,7 @@ def _complaint(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> 
     event = item.event
     assert isinstance(event, ev.Complaint)
     new.complaints += 1
-    known = cold.complaints.get(event.complaint, Case(0))
-    opened = min(known.opened, item.at) if known.opened else item.at
-    case = Case(opened, event.kind, known.status, known.status_at)
+    case = cold.complaints.get(event.complaint, Case(0)).begun(event.kind, item.at)
     return _with_complaints(new, cold, {**cold.complaints, event.complaint: case})
 
 
@@ -363,9 +361,7 @@ def _inquiry(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> Ap
     event = item.event
     assert isinstance(event, ev.Inquiry)
     new.inquiries += 1
-    known = cold.inquiries.get(event.inquiry, Case(0))
-    opened = min(known.opened, item.at) if known.opened else item.at
-    case = Case(opened, event.topic or "", known.status, known.status_at)
+    case = cold.inquiries.get(event.inquiry, Case(0)).begun(event.topic or "", item.at)
     inquiries = bounded_cases({**cold.inquiries, event.inquiry: case})
     return Applied(new, msgspec.structs.replace(cold, inquiries=inquiries))
 
