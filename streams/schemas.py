@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -50,14 +48,6 @@ def all_schemas() -> dict[str, Schema]:
     """Every schema by the path of its file."""
     schemas = {f"events/{kind}.json": event_schema(kind) for kind in CLASS_OF}
     return {**schemas, "alerts/alert.json": alert_schema(), "alerts/score.json": score_schema()}
-
-
-def write(folder: Path) -> None:
-    """Writes every schema below the folder."""
-    for name, schema in all_schemas().items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text(schema), encoding="utf-8")
 
 
 def text(schema: Schema) -> str:
@@ -114,6 +104,12 @@ def _written(part: Any) -> Any:
 
 
 if __name__ == "__main__":
+    import sys
+    from pathlib import Path
+
     if len(sys.argv) != 2:
         sys.exit("usage: python -m streams.schemas FOLDER")
-    write(Path(sys.argv[1]))
+    for file, of in all_schemas().items():
+        path = Path(sys.argv[1]) / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text(of), encoding="utf-8")
