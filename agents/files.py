@@ -27,7 +27,7 @@ import msgspec
 import xxhash
 
 from streams.codec import CLOCK_KEY, Codec, Decoded, Tick, encode
-from streams.events import CONTROL, Line, Purchase, Return, rfc3339, to_micros
+from streams.events import CONTROL, Event, Line, Purchase, Return, rfc3339, to_micros, type_name
 
 LOOK_BACK: Final = 1000
 """Rows over which the rows of one order are gathered, its first one included."""
@@ -428,7 +428,7 @@ def _ndjson(stream: IO[bytes], reading: Reading, refuse: Refuse) -> Iterator[_Wh
             value = msgspec.json.encode({**fields, "history": True})
         item = reading.codec.decode(_Candidate(customer, value, fields))
         if isinstance(item, Decoded):
-            yield _Whole(number, item.at, Entry(number, item.at, _kind(item), item.customer, value))
+            yield _Whole(number, item.at, Entry(number, item.at, type_name(item.event), item.customer, value))
         elif isinstance(item, Tick):
             yield _Whole(number, item.at, Entry(number, item.at, "clock", "", value))
         else:
@@ -448,10 +448,6 @@ def _kept(
     at = to_micros(msgspec.json.decode(fields["time"], type=datetime))
     kind = msgspec.json.decode(fields["type"], type=str)
     return _Whole(number, at, Entry(number, at, kind, customer, value))
-
-
-def _kind(item: Decoded) -> str:
-    return str(type(item.event).__struct_config__.tag)
 
 
 def _cdnow(stream: IO[bytes], reading: Reading, refuse: Refuse) -> Iterator[_Row]:
@@ -517,3 +513,8 @@ def _is_cdnow(head: bytes) -> bool:
 
 def _name(path: Path) -> str:
     return "standard input" if path == STDIN else str(path)
+
+
+def entry(event: Event) -> Entry:
+    """An event that comes from no file (a simulator's), as an entry to be sent."""
+    return Entry(0, to_micros(event.time), type_name(event), event.customer, encode(event))

@@ -21,6 +21,7 @@ DAY: Final = 86_400_000_000
 CLOCK_EVERY: Final = 1000
 """Events after which the clock is told at the latest."""
 LONGEST_WAIT: Final = 0.1
+ANY: Final = -1  # librdkafka: the key decides
 
 
 class SendError(Exception):
@@ -32,8 +33,9 @@ class Outgoing(NamedTuple):
 
     topic: str
     partition: int | None
-    key: bytes
-    value: bytes
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -133,24 +135,21 @@ class Sender:
     """An idempotent producer that partitions as Java's clients do and lets no failure go unseen.
 
     ``pace`` is called before each record is produced and may wait: the demo holds the producer back there
-    until the workers have caught up. ``rate`` is records a second, at most.
+    until the workers have caught up, ``send --rate`` waits for its next turn.
     """
 
     def __init__(
         self,
         kafka: Kafka,
         *,
-        rate: float | None = None,
         pace: Callable[[Outgoing], None] | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        self.rate = rate
         self.pace = pace
         self.sent = 0
         self.acknowledged = 0
         self.timeout = kafka.request_timeout
         self._failure: str | None = None
-        self._began: float | None = None
         self._producer = Producer(
             {
                 **kafka.librdkafka(),
@@ -170,13 +169,16 @@ class Sender:
         self._check()
         if self.pace is not None:
             self.pace(out)
-        if self.rate is not None:
-            self._slow(self.rate)
-        where = {} if out.partition is None else {"partition": out.partition}
+        partition = ANY if out.partition is None else out.partition
         while True:
             try:
                 self._producer.produce(
-                    out.topic, key=out.key, value=out.value, on_delivery=self._delivered, **where
+                    out.topic,
+                    key=out.key,
+                    value=out.value,
+                    partition=partition,
+                    headers=list(out.headers),
+                    on_delivery=self._delivered,
                 )
             except BufferError:
                 self._producer.poll(LONGEST_WAIT)
@@ -206,16 +208,6 @@ class Sender:
                     f"{len(self._producer)} records were not acknowledged in {self.timeout:.0f} s."
                 )
         self._check()
-
-    def _slow(self, rate: float) -> None:
-        now = time.monotonic()
-        if self._began is None:
-            self._began = now
-        early = self._began + self.sent / rate - now
-        while early > 0:
-            self._producer.poll(min(early, LONGEST_WAIT))
-            self._check()
-            early = self._began + self.sent / rate - time.monotonic()
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         if error is None:

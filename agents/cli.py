@@ -1,0 +1,155 @@
+"""The command line: global options, the commands, and how each ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from agents.commands import alerts, customers, demo, dlq, send, topics, worker
+from agents.commands.shell import Code, Failure, Shell, examples
+
+EPILOG = examples(
+    "churnwatch topics create            once, before the first worker",
+    "churnwatch worker                   read, score, warn",
+    "churnwatch send orders.csv          feed it",
+    "churnwatch alerts --follow          watch",
+    "churnwatch customers --band high    who is about to leave",
+    "churnwatch --brokers kafka:9092 --redis redis://redis:6379/0 --prefix shop1. worker",
+) + (
+    "\n\nExit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 not found, 4 Redis, 5 Kafka, 6 input file, "
+    "130 interrupted.\n\nSettings: churnwatch.toml, over it CHURNWATCH_SECTION__KEY, over it flags; "
+    "docs/configuration.md lists them all."
+)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        try:
+            print(f"churnwatch {metadata.version('churnwatch')}")
+        except metadata.PackageNotFoundError:
+            print("churnwatch (not installed)")
+        raise typer.Exit
+
+
+@app.callback(epilog=EPILOG)
+def churnwatch(
+    context: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="CHURNWATCH_CONFIG", help="Settings file; else ./churnwatch.toml if there is one."
+        ),
+    ] = None,
+    application: Annotated[str | None, typer.Option(help="Name of this installation.")] = None,
+    brokers: Annotated[
+        str | None, typer.Option(help="Kafka: host:port, with commas between several.")
+    ] = None,
+    prefix: Annotated[str | None, typer.Option(help="Before every topic name.")] = None,
+    redis: Annotated[str | None, typer.Option(help="redis://, rediss:// or unix:// address.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any setting: section.key=value; repeatable."),
+    ] = None,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="CHURNWATCH_DEBUG", help="Show tracebacks of errors.")
+    ] = False,
+    version: Annotated[  # noqa: ARG001 -- acts by its callback
+        bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Reads what customers do from Kafka and warns who is about to leave, and who could buy more."""
+    flags: dict[str, object] = {}
+    for item in settings or []:
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip():
+            raise typer.BadParameter(f"--set {item!r}: write section.key=value")
+        flags[key.strip()] = value
+    named = {"application": application, "kafka.brokers": brokers, "kafka.prefix": prefix, "redis.url": redis}
+    flags |= {key: value for key, value in named.items() if value is not None}
+    context.obj = Shell(config, flags, debug=debug)
+
+
+app.command(epilog=worker.EPILOG)(worker.worker)
+app.command(epilog=send.EPILOG)(send.send)
+app.command(epilog=alerts.EPILOG)(alerts.alerts)
+app.command(epilog=customers.EPILOG)(customers.customers)
+app.command(epilog=customers.EPILOG_ONE)(customers.customer)
+
+_topics = typer.Typer(no_args_is_help=True, help="The topics in Kafka.")
+_topics.command("create", epilog=topics.EPILOG)(topics.create)
+app.add_typer(_topics, name="topics")
+
+_dlq = typer.Typer(
+    no_args_is_help=True, help="What could not be processed: list it, look at it, try it again."
+)
+_dlq.command("list", epilog=dlq.EPILOG_LIST)(dlq.list_)
+_dlq.command("show", epilog=dlq.EPILOG_SHOW)(dlq.show)
+_dlq.command("replay", epilog=dlq.EPILOG_REPLAY)(dlq.replay)
+app.add_typer(_dlq, name="dlq")
+
+app.command(epilog=demo.EPILOG)(demo.demo)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; the exit code. Errors that a person can repair come without a traceback."""
+    words = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in words or os.environ.get("CHURNWATCH_DEBUG", "") not in {"", "0", "false"}
+    try:
+        app(args=words, prog_name="churnwatch")
+    except SystemExit as e:
+        return e.code if isinstance(e.code, int) else int(bool(e.code))
+    except Failure as e:
+        if debug:
+            traceback.print_exc()
+        _tell(e)
+        return int(e.code)
+    except KeyboardInterrupt:
+        return Code.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read us (head, less) has seen enough; Python would complain again while it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Code.DONE
+    except Exception as e:  # noqa: BLE001 -- the last net: a bug, shown as one
+        if debug:
+            traceback.print_exc()
+        _tell(
+            Failure(
+                Code.FAILED,
+                f"churnwatch failed: {type(e).__name__}: {e}",
+                "This is an error in churnwatch.",
+                "Run it again with --debug and report what it says.",
+            )
+        )
+        return Code.FAILED
+    return Code.DONE
+
+
+def _tell(failure: Failure) -> None:
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if failure.code == Code.INTERRUPTED:
+        console.print(escape(failure.what))
+        return
+    console.print(f"[bold red]Error:[/] {escape(failure.what)}")
+    for part in (failure.why, failure.todo):
+        if part:
+            console.print(escape(part))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

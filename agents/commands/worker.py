@@ -1,0 +1,72 @@
+"""``churnwatch worker``: the process that reads, scores and warns."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+import typer
+
+from agents.commands.shell import Code, Failure, examples, shell
+from agents.failure import Unrecoverable
+
+EPILOG = examples(
+    "churnwatch worker                                          with the settings of the file and the environment",
+    "churnwatch --brokers kafka1:9092 --redis redis://r:6379/0 worker",
+    "churnwatch --set clock.mode=record worker                  time is what clock records say: replays and files",
+    "churnwatch worker --http-port 0                            a second one on this machine, any free port",
+    "churnwatch worker --accept-invalid-until purchases:3:1700  let broken records up to there go to dead-letters",
+)
+
+
+def worker(
+    context: typer.Context,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--accept-invalid-until",
+            metavar="TOPIC:PARTITION:OFFSET",
+            help="Do not stop for invalid records up to this offset; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    http_host: Annotated[
+        str | None, typer.Option(help="Address of /metrics, /healthz, /readyz.", show_default=False)
+    ] = None,
+    http_port: Annotated[
+        int | None, typer.Option(help="Its port; 0: any that is free.", show_default=False)
+    ] = None,
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"] | None,
+        typer.Option(help="What is logged.", show_default=False),
+    ] = None,
+    log_format: Annotated[
+        Literal["plain", "json"] | None, typer.Option(help="How.", show_default=False)
+    ] = None,
+) -> None:
+    """Run a worker until it is told to stop (Ctrl-C, SIGTERM; a second one stops it at once).
+
+    Any number of workers share the partitions. What cannot heal ends the process with a message and a code.
+    """
+    call = shell(context)
+    flags = {
+        "worker.accept_invalid_until": accept or None,
+        "worker.http_host": http_host,
+        "worker.http_port": http_port,
+        "worker.log_level": log_level,
+        "worker.log_format": log_format,
+    }
+    call.flags |= {key: value for key, value in flags.items() if value is not None}
+    settings = call.settings
+    call.codec()
+    try:
+        # Faust takes a second to import, and every other command does without it.
+        from agents.worker import run  # noqa: PLC0415
+
+        code = run(settings)
+    except Unrecoverable as e:
+        raise Failure(e.code, "The worker cannot go on.", str(e)) from e
+    except msgspec.ValidationError as e:
+        raise Failure(Code.USAGE, "The worker cannot start.", str(e)) from e
+    if code:
+        raise typer.Exit(code)
