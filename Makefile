@@ -84,8 +84,8 @@ chaos: $(VENV)/.dev
 demo: $(VENV)/.run
 ifeq ($(SERVERS),local)
 	@export CHURNWATCH_LOCAL_DIR=deploy/local/run/demo; \
-	settings=$$(deploy/local/start --fresh); eval "$$settings"; \
 	trap 'deploy/local/stop' EXIT; trap 'exit 130' INT TERM; \
+	settings=$$(deploy/local/start --fresh) || { trap - EXIT; exit 1; }; eval "$$settings"; \
 	$(VENV)/bin/churnwatch demo --data '$(DATA)' --servers given
 else
 	@exec $(VENV)/bin/churnwatch demo --data '$(DATA)' --servers '$(SERVERS)'
