@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import msgspec
 import redis
@@ -109,23 +109,23 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def run(data: str, servers: Literal["embedded", "given"], settings: Settings) -> int:
-    """Plays ``data`` and returns the exit code: 0 when all of it was applied, 1 when it could not be,
+def run(settings: Settings, *, data: str, embedded: bool) -> int:
+    """Plays ``data``, on servers inside this process or those of the settings, and returns the exit code: 0 when all of it was applied, 1 when it could not be,
     130 after Ctrl-C."""
     # SIGTERM ends it as Ctrl-C does, so that nothing stays behind.
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
-        if servers == "given":
+        if not embedded:
             play(data, settings, None)
         else:
             say("Starting Kafka and Redis inside this process (nothing is installed, nothing is kept).")
-            with Embedded() as embedded:
+            with Embedded() as servers:
                 chosen = msgspec.structs.replace(
                     settings,
-                    kafka=msgspec.structs.replace(settings.kafka, brokers=(embedded.brokers,)),
-                    redis=msgspec.structs.replace(settings.redis, url=embedded.redis_url),
+                    kafka=msgspec.structs.replace(settings.kafka, brokers=(servers.brokers,)),
+                    redis=msgspec.structs.replace(settings.redis, url=servers.redis_url),
                 )
-                play(data, chosen, embedded)
+                play(data, chosen, servers)
     except KeyboardInterrupt:
         say("\nStopped.")
         return 130

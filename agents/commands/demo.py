@@ -12,7 +12,7 @@ EPILOG = examples(
     "churnwatch demo                              real customers of CDNOW, 1997 and 1998",
     "churnwatch demo --data simulated             a made-up shop with complaints, and a known truth",
     "churnwatch demo --data orders.csv            your own",
-    "churnwatch demo --servers settings           on the Kafka and Redis of your settings",
+    "churnwatch demo --servers given              on the Kafka and Redis of your settings",
 )
 
 
@@ -20,11 +20,14 @@ def demo(
     context: typer.Context,
     data: Annotated[str, typer.Option(help="cdnow, simulated, or a CSV, NDJSON or Parquet file.")] = "cdnow",
     servers: Annotated[
-        Literal["embedded", "settings"],
-        typer.Option(help="embedded: in this process, kept nowhere. settings: those of your settings."),
+        Literal["embedded", "given"],
+        typer.Option(help="embedded: in this process, kept nowhere. given: those of your settings."),
     ] = "embedded",
 ) -> None:
-    """Play history through a real worker and show warnings as they are raised. Ends by itself."""
+    """Play history through a real worker and show warnings as they are raised.
+
+    It ends by itself, or with Ctrl-C.
+    """
     call = shell(context)
     from agents.demo import run  # noqa: PLC0415 -- brings Faust and servers along, which no other command needs
 
