@@ -6,6 +6,7 @@ then the greater name), so within the bounds no order of arrival makes a differe
 
 from __future__ import annotations
 
+from math import log2
 from typing import TypeVar
 
 import msgspec
@@ -20,6 +21,7 @@ BROWSED = 8
 CASES = 16
 CART = 16
 COUNTED = 8
+OFFERED = 64
 BASKET_HALF_LIFE = 90.0
 BROWSE_HALF_LIFE = 7.0
 
@@ -47,6 +49,11 @@ class Interest(msgspec.Struct, array_like=True, frozen=True, gc=False):
             self.last,
             self.weight + fade(self.last - at, half_life),
         )
+
+    def rank(self, half_life: float) -> float:
+        """The decayed weight as its logarithm, in half-lives since the epoch: the same order at every
+        instant. Rounded, so that of two that weigh the same no order of arrival decides."""
+        return round(log2(self.weight) + self.last / (half_life * DAY), 6)
 
     def gap_days(self) -> float | None:
         """Mean days between events, None below two."""
@@ -122,11 +129,7 @@ def interested(
         interest = result.get(name)
         result[name] = Interest(1, at, at, 1.0) if interest is None else interest.add(at, half_life)
     if len(result) > bound:
-        newest = max(interest.last for interest in result.values())
-        ranked = sorted(
-            result,
-            key=lambda name: (-result[name].weight * fade(newest - result[name].last, half_life), name),
-        )
+        ranked = sorted(result, key=lambda name: (-result[name].rank(half_life), name))
         result = {name: result[name] for name in ranked[:bound]}
     return result
 
@@ -158,6 +161,13 @@ def bounded_cases(cases: dict[str, Case]) -> dict[str, Case]:
         key=lambda name: (not cases[name].open, -max(cases[name].opened, cases[name].status_at), name),
     )
     return {name: cases[name] for name in ranked[:CASES]}
+
+
+def bounded_offers(offered: dict[str, int]) -> dict[str, int]:
+    """The newest ``OFFERED`` offers."""
+    if len(offered) <= OFFERED:
+        return offered
+    return {name: offered[name] for name in sorted(offered, key=lambda name: (-offered[name], name))[:OFFERED]}
 
 
 def in_cart(cold: Cold, last_purchase: int) -> dict[str, CartItem]:
