@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import itertools
 import os
 import shutil
@@ -14,6 +15,7 @@ import signal
 import socket
 import struct
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -84,6 +86,17 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     _running.discard(process)
 
 
+def _dying_with_us() -> list[str]:
+    """What to put before a command so that even a SIGKILL of this session ends it; Linux only.
+
+    The kernel takes the thread that started it for the parent, so one that may end earlier does not ask for it.
+    """
+    setpriv = shutil.which("setpriv")
+    if setpriv is None or threading.current_thread() is not threading.main_thread():
+        return []
+    return [setpriv, "--pdeathsig", "KILL", "--"]
+
+
 class _Server:
     """One server process with its folder and its log; a context manager that ends it."""
 
@@ -123,7 +136,11 @@ class _Server:
         assert not self.running, f"{self.name} runs already"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                [*_dying_with_us(), *self.command()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         _running.add(self.process)
 
@@ -203,10 +220,7 @@ class RedisServer(_Server):
         self.executable = executable
         self.port = free_port()
         # A unix socket's name may have 107 bytes only, and pytest's folders are long.
-        self._socket_folder = Path(f"/tmp/churnwatch-test-{os.getpid()}")
-        self._socket_folder.mkdir(mode=0o700, exist_ok=True)
-        atexit.register(shutil.rmtree, self._socket_folder, ignore_errors=True)
-        self.socket = self._socket_folder / f"{self.port}.sock"
+        self.socket = _socket_folder() / f"{self.port}.sock"
         self.url = f"unix://{self.socket}"
         self.tcp_url = f"redis://127.0.0.1:{self.port}/0"
         self.data = folder / "data"
@@ -282,6 +296,22 @@ class RedisServer(_Server):
         self.kill()
         shutil.rmtree(self.data)
         shutil.copytree(backup, self.data)
+
+
+@functools.cache
+def _socket_folder() -> Path:
+    """This session's, deleted at its end; those that killed sessions have left are deleted now."""
+    for other in Path("/tmp").glob("churnwatch-test-*"):
+        try:
+            os.kill(int(other.name.rpartition("-")[2]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(other, ignore_errors=True)
+        except (PermissionError, ValueError):
+            continue  # somebody else's
+    folder = Path(f"/tmp/churnwatch-test-{os.getpid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _rewriting(client: redis.Redis) -> bool:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
+import psutil
 import pytest
 import redis
 from confluent_kafka import Producer
 
-from tests.servers import KafkaServer, RedisServer
+from tests.servers import ROOT, KafkaServer, RedisServer, wait_until
 
 
 def test_the_broker_keeps_what_it_acknowledged_when_it_is_killed(
@@ -74,3 +78,24 @@ def test_a_frozen_redis_does_not_answer_and_goes_on_when_it_is_thawed(
         with server.frozen(), pytest.raises(redis.TimeoutError):
             client.ping()
         assert client.ping()
+
+
+PROGRAM = """
+import sys, time
+from pathlib import Path
+from tests.servers import ROOT, KafkaServer, RedisServer, wait_until
+print(RedisServer(Path(sys.argv[1])).start().pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
+def test_a_killed_session_leaves_no_server(tmp_path: Path, redis_server: RedisServer) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as session:
+        assert session.stdout is not None
+        server = psutil.Process(int(session.stdout.readline()))
+        session.kill()
+    psutil.wait_procs([server], timeout=5)
+    wait_until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE, 5)
