@@ -38,13 +38,13 @@ _QUARTER = HOUR // 4
 class Calendar:
     """Shop-local days and hours of instants (microseconds since the Unix epoch, UTC).
 
-    Offsets are remembered per quarter of an hour, the finest step at which any zone changes its
-    offset in practice, so that a shop with daylight saving costs no more than one without.
+    Offsets are remembered per quarter of an hour, so that a shop with daylight saving costs no more
+    than one without; only in a quarter within which the offset changes each instant is looked up.
     """
 
     def __init__(self, shop: Shop) -> None:
         self._zone = None if shop.time_zone == "UTC" else ZoneInfo(shop.time_zone)
-        self._offsets: dict[int, int] = {}
+        self._offsets: dict[int, int | None] = {}
         self.closed = frozenset(
             date.fromisoformat(day).toordinal() - date(1970, 1, 1).toordinal() for day in shop.closing_days
         )
@@ -54,14 +54,19 @@ class Calendar:
         if self._zone is None:
             return at
         quarter = at // _QUARTER
-        offset = self._offsets.get(quarter)
-        if offset is None:
+        if quarter not in self._offsets:
             if len(self._offsets) > 100_000:
                 self._offsets.clear()
-            seconds = datetime.fromtimestamp(quarter * 900, self._zone).utcoffset()
-            offset = 0 if seconds is None else int(seconds.total_seconds()) * MICROS
-            self._offsets[quarter] = offset
-        return at + offset
+            first, last = quarter * 900, quarter * 900 + 899
+            offset = self._offset(first)
+            self._offsets[quarter] = offset if offset == self._offset(last) else None
+        known = self._offsets[quarter]
+        return at + (self._offset(at // MICROS) if known is None else known)
+
+    def _offset(self, second: int) -> int:
+        """Microseconds that the zone is ahead of UTC at a second since the epoch."""
+        ahead = datetime.fromtimestamp(second, self._zone).utcoffset()
+        return 0 if ahead is None else int(ahead.total_seconds()) * MICROS
 
     def day(self, at: int) -> int:
         """Shop-local day, counted from 1970-01-01."""
