@@ -91,7 +91,9 @@ class RhythmScore:
         left = prior.defect_a / (prior.defect_a + prior.defect_b + x.repeats)
 
         def survival(days: Floats) -> Floats:
-            odds: Floats = np.exp(beta * (np.log(np.maximum(days, 1e-3)) - location))
+            # Beyond e^700 there is no survival to tell from none, and no float either.
+            power = np.minimum(beta * (np.log(np.maximum(days, 1e-3)) - location), 700.0)
+            odds: Floats = np.exp(power)
             return 1.0 / (1.0 + odds)
 
         now = left + (1.0 - left) * survival(x.recency)
