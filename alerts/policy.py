@@ -10,6 +10,7 @@ from msgspec import Meta
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Days = Annotated[float, Meta(gt=0, le=3650)]
 Hours = Annotated[float, Meta(gt=0, le=8760)]
+LookDays = Annotated[float, Meta(ge=0.01, le=7)]
 
 DEFAULT_ACTIONS = {
     "high.open_complaint": "service_recovery_call",
@@ -37,8 +38,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lapsed_alive: Probability = 0.1
     lapsed_horizons: Annotated[float, Meta(ge=1, le=100)] = 2.0
     lapsed_days: Days = 365.0
-    look_days: Annotated[float, Meta(gt=0, le=7)] = 1.0
-    look_max_days: Annotated[float, Meta(gt=0, le=7)] = 7.0
+    look_days: LookDays = 1.0
+    look_max_days: LookDays = 7.0
     complaint_overdue_hours: Hours = 48.0
     cart_hours: Hours = 4.0
     offer_days: Days = 14.0
