@@ -48,14 +48,15 @@ def churn(
     """The churn episode after a decision, the customer's band, and the transition, if any.
 
     A warning needs the band and a clear rise since the last purchase; a customer who had a low
-    chance to begin with is no news.
+    chance to begin with is no news. No two episodes open at one instant: it is what names them.
     """
     episode = standing.churn
     silent_days = max(at - customer.last_purchase, 0) / DAY
     held = episode.band if episode else bands.LOW
     band = bands.band(score.churn, score.alive, silent_days, policy, held)
     if episode is None:
-        if WARN_AT[policy.warn_at] <= band < bands.LAPSED and score.rise >= policy.rise:
+        warned = WARN_AT[policy.warn_at] <= band < bands.LAPSED and score.rise >= policy.rise
+        if warned and at > standing.warned:
             opened = Episode(at, band, 1, customer.last_purchase)
             return opened, band, Transition("churn", "raised", opened, band)
         return None, band, None

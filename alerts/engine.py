@@ -23,7 +23,7 @@ from alerts.partition import Ceiling, Partition, Poisoned, Window, unpack
 from alerts.policy import Feeds, Policy
 from alerts.reasons import reasons
 from features import matrix
-from features.cold import Cold
+from features.cold import Cold, bounded_offers
 from features.customer import (
     DECISIVE,
     VERSION,
@@ -38,7 +38,7 @@ from features.customer import (
 )
 from features.shop import DAY, HOUR, Calendar, Shop
 from features.standing import Standing
-from models.churn import ChurnModel, RhythmScore
+from models.churn import ROUND, ChurnModel, RhythmScore
 from models.snapshot import Prior
 from streams import events as ev
 from streams.alerts import Alert, Offer, Score, Versions, alert_id, alert_message, score_message
@@ -51,7 +51,7 @@ ClockMode = Literal["record", "wall"]
 Delivery = Literal["live", "history", "silent"]
 Counts = Counter[tuple[str, ...]]
 FEATURES_VERSION: Final = str(VERSION)
-_FOREVER: Final = 2**62
+_TIMER: Final = -1
 
 
 class Missing(Exception):
@@ -93,10 +93,10 @@ class _Draft(NamedTuple):
 
 
 class _Cause(NamedTuple):
-    """What a decision rests on: the place of its record among those of the turn (None: a timer), the
-    position, the causing event, and whether history caused it."""
+    """What a decision rests on: the place of its record among those of the turn (a timer stands in the
+    place of its instant), the position, the causing event, and whether history caused it."""
 
-    order: int | None
+    order: int
     position: dict[str, int]
     event: str | None
     history: bool
@@ -130,9 +130,9 @@ class _Life:
         self.stagger = stagger
         self.drafts: list[_Draft] = []
 
-    def leave(self, place: int | None, at: int, delivery: Delivery, content: Alert | Score) -> None:
-        """Drafts what goes out: in the place of its record, or (None) in that of its instant."""
-        order = (at if place is None else place, self.name, len(self.drafts))
+    def leave(self, place: int, at: int, delivery: Delivery, content: Alert | Score) -> None:
+        """Drafts what goes out, in the place of its cause."""
+        order = (place, self.name, len(self.drafts))
         self.drafts.append(_Draft(order, at, delivery, content))
 
 
@@ -243,8 +243,10 @@ class Engine:
             before = item.offset
         if missing:
             raise Missing(list(dict.fromkeys(missing)))
-        window, poisoned = partition.windows.get(topic, Window()).after(invalid)
+        before_these = partition.windows.get(topic, Window())
+        window, poisoned = before_these.after(invalid)
         if poisoned is not None:
+            window, _ = before_these.after(invalid[: poisoned + 1])
             raise Poisoned(
                 topic,
                 partition.number,
@@ -253,6 +255,8 @@ class Engine:
                 window.seen,
                 {key[1]: n for key, n in counts.items() if key[0] == "refused"},
             )
+        # These records are traffic already when a deadline between them asks whether their topic is silent.
+        partition = msgspec.structs.replace(partition, feeds=self._fed(partition, topic, times))
         steps = [
             self._follow(lives[key], todo, _Log(partition, topic, index, records, bound, counts, letters))
             for key, todo in work.items()
@@ -262,7 +266,6 @@ class Engine:
             partition,
             applied={**partition.applied, topic: items[-1].offset},
             windows={**partition.windows, topic: window},
-            feeds=self._fed(partition, topic, times),
         )
         return self._turn(after, lives, counts, letters, swept=False)
 
@@ -308,7 +311,7 @@ class Engine:
             life = lives[key] = self._life(key, raw, cold.get(key))
             # What the sorted set holds is read and rewritten below, early or not.
             life.standing = msgspec.structs.replace(life.standing, due=0)
-            steps.append(self._fire(life, limit, _Cause(None, position, None, history), partition, counts))
+            steps.append(self._fire(life, limit, _Cause(_TIMER, position, None, history), partition, counts))
         self._run(steps)
         after = partition
         if self.clock == "wall" and complete and until > partition.clock:
@@ -335,7 +338,7 @@ class Engine:
             after = msgspec.structs.replace(
                 after,
                 feeds={
-                    name: feeds.folded(feed, until, self.calendar, self._feeds)
+                    name: feeds.folded_to(feed, until, self.calendar, self._feeds)
                     for name, feed in after.feeds.items()
                 },
             )
@@ -437,7 +440,7 @@ class Engine:
             cause = _Cause(place, self._position(partition, topic, item.offset), event.id, event.history)
             if decisive and not history and self._unannounced(life.standing):
                 # What was known before this event is no news: decide on it silently first.
-                yield from self._decide(life, at, "silent", cause, counts)
+                yield from self._decide(life, at, "silent", earlier, counts)
                 applied = apply(life.customer, life.cold, item, log.ring, self.calendar)
             life.customer = applied.customer
             if applied.cold is not life.cold:
@@ -445,12 +448,15 @@ class Engine:
                 life.grown = True
             if decisive:
                 yield from self._decide(life, at, "history" if history else "live", cause, counts)
+            elif history and not life.standing.at:
+                # Nothing has been decided yet, but what an archive tells is no news at the first decision.
+                life.standing = msgspec.structs.replace(life.standing, history=True)
             self._look_ahead(life, item, partition)
 
     def _look_ahead(self, life: _Life, item: Decoded, partition: Partition) -> None:
         """Sets the deadlines that follow from an event."""
         customer, standing = life.customer, life.standing
-        after = max(standing.at, partition.clock if self.clock == "record" else 0)
+        after = max(standing.at, partition.clock)
         look, cart_due, complaint_due = standing.look, standing.cart_due, standing.complaint_due
         event = item.event
         if customer.orders:
@@ -459,7 +465,7 @@ class Engine:
             else:
                 soon = self._grid.next(item.at, life.stagger, max(after, item.at))
                 look = min(look, soon) if look else soon
-        if isinstance(event, ev.Cart | ev.Purchase):
+        if isinstance(event, DECISIVE):
             newest = newest_cart(life.cold, customer.last_purchase)
             cart_due = newest + self._cart_wait if newest and newest + self._cart_wait > after else 0
         if isinstance(event, ev.Complaint | ev.ComplaintUpdate):
@@ -502,7 +508,8 @@ class Engine:
                 delivery: Delivery = "history"
             else:
                 delivery = "silent" if self._unannounced(standing) else "live"
-            yield from self._decide(life, max(at, standing.at), delivery, cause, counts)
+            placed = cause._replace(order=at) if cause.order == _TIMER else cause
+            yield from self._decide(life, max(at, standing.at), delivery, placed, counts)
 
     def _history(self, partition: Partition, at: int, marked: bool) -> bool:
         """Whether a decision at ``at`` is history: marked so, or before go-live under the wall clock."""
@@ -512,7 +519,7 @@ class Engine:
 
     def _unannounced(self, standing: Standing) -> bool:
         """Whether this would be the first live decision after history, a new policy or another model."""
-        return standing.at > 0 and (standing.history or standing.known != self._known)
+        return standing.history or (standing.at > 0 and standing.known != self._known)
 
     @staticmethod
     def _position(partition: Partition, topic: str, offset: int) -> dict[str, int]:
@@ -534,6 +541,7 @@ class Engine:
             episode, band, step = decide.churn(standing, customer, score, at, self.policy)
             changes["churn"] = episode
             if step:
+                changes["warned"] = step.episode.opened
                 transitions.append(step)
             if band == bands.LAPSED:
                 changes["look"] = 0
@@ -550,7 +558,7 @@ class Engine:
                 repeat = round(self.policy.offer_repeat_days * DAY)
                 kept = {name: when for name, when in life.cold.offered.items() if at - when <= repeat}
                 offered = {**kept, **dict.fromkeys((c.key for c in step.offers), at)}
-                life.cold = msgspec.structs.replace(life.cold, offered=offered)
+                life.cold = msgspec.structs.replace(life.cold, offered=bounded_offers(offered))
                 life.grown = True
         sequence = standing.sequence
         for transition in transitions:
@@ -653,7 +661,7 @@ class Engine:
         scores = self.model.score(x)
         rows = zip(*(row.tolist() for row in scores.contributions), strict=True)
         return [
-            decide.Score(churn, alive, logit - base, contributions, usual)
+            decide.Score(churn, alive, round(logit - base, ROUND), contributions, usual)
             for churn, alive, logit, base, contributions, usual in zip(
                 scores.churn.tolist(),
                 scores.alive.tolist(),
@@ -668,10 +676,11 @@ class Engine:
     def _fed(self, partition: Partition, topic: str, times: list[int]) -> dict[str, feeds.Feed]:
         if not times or not self._feeds.enabled:
             return partition.feeds
-        feed = feeds.counted(partition.feeds.get(topic, feeds.Feed()), times, self.calendar)
-        if partition.clock:
-            feed = feeds.folded(feed, partition.clock, self.calendar, self._feeds)
-        return {**partition.feeds, topic: feed}
+        feed = partition.feeds.get(topic, feeds.Feed())
+        return {
+            **partition.feeds,
+            topic: feeds.counted(feed, times, partition.clock, self.calendar, self._feeds),
+        }
 
     def _turn(
         self,

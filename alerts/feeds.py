@@ -33,8 +33,13 @@ class Feed(msgspec.Struct, array_like=True, frozen=True, gc=False):
     timed: bool = False
 
 
-def counted(feed: Feed, instants: Iterable[int], calendar: Calendar) -> Feed:
-    """The feed after events at these instants; one on a folded day is left out."""
+def counted(feed: Feed, instants: Iterable[int], clock: int, calendar: Calendar, settings: Feeds) -> Feed:
+    """The feed after events at these instants, read while the partition's clock (0: not yet) stood at
+    ``clock``; one on a folded day is left out."""
+    start = 0
+    if clock:
+        feed = folded_to(feed, clock, calendar, settings)
+        start = _unfolded(clock, calendar, settings)
     hours = dict(feed.hours)
     timed = feed.timed
     folded = feed.folded
@@ -42,7 +47,7 @@ def counted(feed: Feed, instants: Iterable[int], calendar: Calendar) -> Feed:
         local = calendar.local(at)
         day = local // DAY
         if not folded:
-            folded = day
+            folded = max(day, start)
         if day >= folded:
             hour = local // HOUR
             hours[hour] = hours.get(hour, 0) + 1
@@ -50,12 +55,16 @@ def counted(feed: Feed, instants: Iterable[int], calendar: Calendar) -> Feed:
     return msgspec.structs.replace(feed, hours=hours, timed=timed, folded=folded)
 
 
-def folded(feed: Feed, until: int, calendar: Calendar, settings: Feeds) -> Feed:
+def _unfolded(until: int, calendar: Calendar, settings: Feeds) -> int:
+    """The first day that a window ending at ``until`` or later may need."""
+    return calendar.day(until) - (settings.window_days + 1 + settings.window_hours // _HOURS)
+
+
+def folded_to(feed: Feed, until: int, calendar: Calendar, settings: Feeds) -> Feed:
     """The feed with every day folded that no window ending at ``until`` or later needs."""
     if not feed.folded:
         return feed
-    keep = settings.window_days + 1 + settings.window_hours // _HOURS
-    end = calendar.day(until) - keep
+    end = _unfolded(until, calendar, settings)
     if end <= feed.folded:
         return feed
     hours, usual, shape, days = dict(feed.hours), list(feed.usual), list(feed.shape), feed.days
@@ -80,8 +89,10 @@ def folded(feed: Feed, until: int, calendar: Calendar, settings: Feeds) -> Feed:
 def silent(feed: Feed, at: int, calendar: Calendar, settings: Feeds) -> bool:
     """Whether the window that ends at ``at`` saw less than ``silent_below`` of what is usual, where
     enough is usual to tell."""
-    if not settings.enabled or feed.days < settings.learn_days or min(feed.usual) < 0:
+    if not settings.enabled or feed.days < settings.learn_days:
         return False
+    # A weekday on which the shop has always been closed has no usual traffic, and needs none.
+    usual = [max(events, 0.0) for events in feed.usual]
     local = calendar.local(at)
     seen = expected = 0.0
     if feed.timed:
@@ -92,12 +103,12 @@ def silent(feed: Feed, at: int, calendar: Calendar, settings: Feeds) -> bool:
         for hour in range(end - settings.window_hours, end):
             day = hour // _HOURS
             if day not in calendar.closed:
-                expected += feed.usual[calendar.weekday(day)] * feed.shape[hour % _HOURS] / shape
+                expected += usual[calendar.weekday(day)] * feed.shape[hour % _HOURS] / shape
             seen += feed.hours.get(hour, 0)
     else:
         end = local // DAY
         for day in range(end - settings.window_days, end):
             if day not in calendar.closed:
-                expected += feed.usual[calendar.weekday(day)]
+                expected += usual[calendar.weekday(day)]
             seen += feed.hours.get(day * _HOURS, 0)
     return expected >= settings.min_expected and seen < settings.silent_below * expected

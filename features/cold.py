@@ -167,7 +167,9 @@ def bounded_offers(offered: dict[str, int]) -> dict[str, int]:
     """The newest ``OFFERED`` offers."""
     if len(offered) <= OFFERED:
         return offered
-    return {name: offered[name] for name in sorted(offered, key=lambda name: (-offered[name], name))[:OFFERED]}
+    return {
+        name: offered[name] for name in sorted(offered, key=lambda name: (-offered[name], name))[:OFFERED]
+    }
 
 
 def in_cart(cold: Cold, last_purchase: int) -> dict[str, CartItem]:

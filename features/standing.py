@@ -26,7 +26,8 @@ class Standing(msgspec.Struct, array_like=True, frozen=True, gc=False):
     ``complaint_due``: deadlines (0: none); ``due``: the deadline that the sorted set holds, which may
     be too early, never too late (0: none); ``known``: fingerprint of the policy and model that decided
     last; ``history``: the last decision was history; ``written`` and ``written_band``: the score last
-    written to ``customer-scores``; ``offered``: instant of the last upsell."""
+    written to ``customer-scores``; ``offered``: instant of the last upsell; ``warned``: instant at
+    which the last churn episode opened."""
 
     at: int = 0
     sequence: int = 0
@@ -41,6 +42,7 @@ class Standing(msgspec.Struct, array_like=True, frozen=True, gc=False):
     churn: Episode | None = None
     upsell: Episode | None = None
     offered: int = 0
+    warned: int = 0
 
     def next_deadline(self) -> int:
         """The earliest deadline, 0 when there is none."""
