@@ -24,9 +24,12 @@ EPILOG = examples(
     "churnwatch customers --band high    who is about to leave",
     "churnwatch --brokers kafka:9092 --redis redis://redis:6379/0 --prefix shop1. worker",
 ) + (
-    "\n\nExit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 not found, 4 Redis, 5 Kafka, 6 input file, "
-    "130 interrupted.\n\nSettings: churnwatch.toml, over it CHURNWATCH_SECTION__KEY, over it flags; "
-    "docs/configuration.md lists them all."
+    "\n\nExit codes:\n\n"
+    "  0 done, 1 failed, 2 wrong usage or settings, 3 not found, 4 Redis,\n"
+    "  5 Kafka, 6 input file, 130 interrupted\n\n"
+    "Settings:\n\n"
+    "  churnwatch.toml, over it variables CHURNWATCH_SECTION__KEY, over it flags;\n"
+    "  docs/configuration.md lists them all"
 )
 
 app = typer.Typer(

@@ -18,6 +18,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, date, datetime, tzinfo
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +27,7 @@ from typing import IO, Any, Final, NamedTuple, TypeAlias, cast
 import msgspec
 import xxhash
 
-from streams.codec import CLOCK_KEY, Codec, Decoded, Tick, encode
+from streams.codec import CLOCK_KEY, MAX_FUTURE, MIN_AT, Codec, Decoded, Tick, encode
 from streams.events import CONTROL, Event, Line, Purchase, Return, rfc3339, to_micros, type_name
 
 LOOK_BACK: Final = 1000
@@ -243,12 +244,18 @@ def _rows(path: Path, reading: Reading, refuse: Refuse) -> Iterator[_Row | _Whol
         ) from e
 
 
-def _opened(path: Path) -> io.BufferedReader:
+@contextmanager
+def _opened(path: Path) -> Iterator[io.BufferedReader]:
     """The bytes of the file, unzipped where it is gzipped, whatever it is called."""
-    stream = cast(io.BufferedReader, sys.stdin.buffer if path == STDIN else path.open("rb"))
-    if stream.peek(2)[:2] == b"\x1f\x8b":
-        return io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=stream)))
-    return stream
+    with ExitStack() as stack:
+        stream = cast(
+            io.BufferedReader,
+            sys.stdin.buffer if path == STDIN else stack.enter_context(path.open("rb")),
+        )
+        if stream.peek(2)[:2] == b"\x1f\x8b":
+            unzipped = stack.enter_context(gzip.GzipFile(fileobj=stream))
+            stream = stack.enter_context(io.BufferedReader(cast(io.RawIOBase, unzipped)))
+        yield stream
 
 
 class _Raw(NamedTuple):
@@ -275,6 +282,8 @@ def _csv(path: Path, stream: IO[bytes], refuse: Refuse) -> Iterator[_Raw]:
             line = reader.line_num + 1
     except csv.Error as e:
         raise FileError(f"{_name(path)}, line {reader.line_num}: {e}.") from e
+    finally:
+        text.detach()  # whoever opened the stream closes it
 
 
 def _parquet(path: Path) -> Iterator[_Raw]:
@@ -305,9 +314,14 @@ def _check_columns(path: Path, names: Iterable[str]) -> None:
 
 
 def _checked(rows: Iterable[_Raw], reading: Reading, refuse: Refuse) -> Iterator[_Row]:
+    latest = int(time.time() * 1e6) + MAX_FUTURE
     for raw in rows:
         try:
-            yield _row(raw, reading.zone)
+            row = _row(raw, reading.zone)
+            if not MIN_AT <= row.at <= latest:
+                # Here, and not when the event is judged: the rows after it would seem to go back in time.
+                raise _NoRowError(f"ts: {raw.values['ts']} is before 1970 or lies in the future")
+            yield row
         except _NoRowError as no:
             refuse(Refusal(raw.line, str(no)))
 

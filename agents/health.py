@@ -13,10 +13,11 @@ from collections.abc import Callable, Collection
 
 from aiohttp import web
 
+from agents.failure import Unrecoverable
 from agents.metrics import CONTENT_TYPE, Metrics
 
 
-class PortTakenError(OSError):
+class PortTakenError(Unrecoverable):
     """Nothing can listen there. The message says on what, why, and what to do."""
 
 
@@ -78,7 +79,6 @@ class Health:
             else:
                 why = e.strerror or str(e)
             raise PortTakenError(
-                e.errno,
                 f"Cannot serve /metrics and /healthz on {host}:{port}: {why}. Choose another port with "
                 "--http-port (0 takes any that is free) or worker.http_port.",
             ) from e

@@ -175,10 +175,11 @@ def replay(
     limit: Annotated[int | None, typer.Option(min=1, help="The oldest so many.", show_default=False)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be sent.")] = False,
 ) -> None:
-    """Send dead letters to their topic again, as they were, once what refused them has been repaired.
+    """Send dead letters to their topic again, once what refused them has been repaired.
 
-    A record that is refused again comes back with one attempt more; after five it is not replayed. The same
-    record is sent once however many letters it has left; an event that has been applied already changes nothing.
+    They are sent as they were. A record that is refused again comes back with one
+    attempt more; after five it is not replayed. The same record is sent once
+    however many letters it has left, and an event that was applied changes nothing.
     """
     call = shell(context)
     if not (places or reason or customer or topic or everything):

@@ -83,8 +83,9 @@ def send(
 ) -> None:
     """Send the events of a file to Kafka, in the order of time.
 
-    The rows of one order become one event. What cannot be sent is reported with its line and the reason; the
-    rest is sent. If the application reads one input topic, everything goes there, else each event to its own.
+    The rows of one order become one event. What cannot be sent is reported with
+    its line and the reason; the rest is sent. If the application reads one input
+    topic, everything goes there, else each event to its own.
     """
     call = shell(context)
     settings = call.settings

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from agents.settings import Settings, SettingsError
 from streams.codec import Codec
@@ -115,5 +116,11 @@ def instant(text: str, now: datetime | None = None) -> int:
 
 
 def examples(*lines: str) -> str:
-    """An epilog of examples: command, then what it does."""
-    return "\n\n".join(["Examples:", *(f"  {line}" for line in lines)])
+    """An epilog of examples. Each line is a command and, after two spaces or more, what it does."""
+    shown = ["Examples:", ""]
+    for line in lines:
+        command, _, what = line.partition("  ")
+        shown.append(f"  [bold]{escape(command)}[/]")
+        if what:
+            shown.append(f"    {escape(what.strip())}")
+    return "\n".join(shown)

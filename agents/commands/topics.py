@@ -50,7 +50,8 @@ def create(
 ) -> None:
     """Create the topics that are missing; those that exist stay as they are.
 
-    All input topics must have the same number of partitions: a customer's events meet in one partition number.
+    All input topics must have the same number of partitions: a customer's events
+    meet in one partition number.
     """
     call = shell(context)
     kafka = call.settings.kafka

@@ -44,9 +44,10 @@ def worker(
         Literal["plain", "json"] | None, typer.Option(help="How.", show_default=False)
     ] = None,
 ) -> None:
-    """Run a worker until it is told to stop (Ctrl-C, SIGTERM; a second one stops it at once).
+    """Run a worker until it is told to stop.
 
-    Any number of workers share the partitions. What cannot heal ends the process with a message and a code.
+    Ctrl-C or SIGTERM stops it, a second one at once. Any number of workers share
+    the partitions. What cannot heal ends the process with a message and a code.
     """
     call = shell(context)
     flags = {
