@@ -192,6 +192,7 @@ class Worker:
 
     async def stop(self) -> None:
         """Leave the group and close what is open. What is being done is void or committed."""
+        # redis-py sends through wait_for, which in Python 3.11 may swallow a cancellation: the flag ends the loops.
         self._stopping = True
         self.ownership.release_all()
         for task in self._tasks:
@@ -475,12 +476,8 @@ class Worker:
 
     async def _keep_claiming(self) -> None:
         """Claim again what was let go: Redis came back, or does not stand where we thought."""
-        while True:
-            try:
-                await asyncio.wait_for(self._dropped.wait(), RECLAIM_PAUSE)
-            except TimeoutError:
-                pass
-            self._dropped.clear()
+        while not self._stopping:
+            await _set_within(self._dropped, RECLAIM_PAUSE)
             if self.assigned() - set(self.ownership.numbers()) and not await self._reclaim():
                 await asyncio.sleep(RECLAIM_PAUSE * (0.5 + random.random() / 2))
 
@@ -514,7 +511,7 @@ class Worker:
     # ---- silence
 
     async def _keep_sweeping(self) -> None:
-        while True:
+        while not self._stopping:
             await asyncio.sleep(self.settings.worker.sweep_interval)
             for number in self.ownership.numbers():
                 if self.app.rebalancing:
@@ -581,12 +578,8 @@ class Worker:
     # ---- what leaves
 
     async def _keep_relaying(self) -> None:
-        while True:
-            try:
-                await asyncio.wait_for(self._outgoing.wait(), RELAY_INTERVAL)
-            except TimeoutError:
-                pass
-            self._outgoing.clear()
+        while not self._stopping:
+            await _set_within(self._outgoing, RELAY_INTERVAL)
             for number in self.ownership.numbers():
                 owned = self.ownership.get(number)
                 if owned is None:
@@ -600,6 +593,16 @@ class Worker:
                 except Exception as error:  # noqa: BLE001 - it stays in the outbox and is sent again
                     log.warning("Partition %d: messages wait in the outbox: %r", number, error)
                     await asyncio.sleep(RELAY_INTERVAL * (0.5 + random.random() / 2))
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> None:
+    """Until an event is set, but not longer; it is cleared. (``wait_for`` may swallow a cancellation.)"""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass
+    event.clear()
 
 
 def _all_fired(keys: Sequence[bytes], turn: Turn, until: int) -> bool:
