@@ -18,7 +18,9 @@ EPILOG = examples(
 
 def demo(
     context: typer.Context,
-    data: Annotated[str, typer.Option(help="cdnow, simulated, or a CSV, NDJSON or Parquet file.")] = "cdnow",
+    data: Annotated[
+        str, typer.Option(help="cdnow, cdnow-all, simulated, or a CSV, NDJSON or Parquet file.")
+    ] = "cdnow",
     servers: Annotated[
         Literal["embedded", "given"],
         typer.Option(help="embedded: in this process, kept nowhere. given: those of your settings."),
