@@ -72,20 +72,23 @@ def alerts(
         else:
             call.out.print(sentence(alert))
 
-    with broker.explained():
-        seen: set[str] = set()
-        past = [a for a in _once(broker.read(topic), seen) if wanted(a)]
-        past.sort(key=decided)
-        for alert in past if limit is None else past[-limit:]:
-            show(alert)
-        if follow:
-            # From the beginning again, so that what came in between is not missed; what was seen is known by id.
-            try:
+    past: list[dict[str, Any]] = []
+    try:
+        with broker.explained():
+            seen: set[str] = set()
+            past += (a for a in _once(broker.read(topic), seen) if wanted(a))
+            past.sort(key=decided)
+            for alert in past if limit is None else past[-limit:]:
+                show(alert)
+            if follow:
+                # From the beginning again, so that what came in between is not missed; the rest is known by id.
                 for alert in _once(broker.read(topic, follow=True), seen):
                     if wanted(alert):
                         show(alert)
-            except KeyboardInterrupt:
-                return
+    except KeyboardInterrupt:
+        if not follow:
+            raise
+        return  # the way to end it
     if not past and not follow and not as_json:
         call.err.print("No alerts" + (" like that." if any((customer, kind, band, since)) else " yet."))
 

@@ -51,6 +51,13 @@ class Broker:
             found = admin.list_topics(timeout=self.patience).topics
         return {name: len(topic.partitions) for name, topic in found.items() if topic.error is None}
 
+    def has_admin(self) -> bool:
+        """Whether topics can be created: the embedded broker names a controller that is not there."""
+        admin = self.admin()
+        with self.explained(admin.poll):
+            metadata = admin.list_topics(timeout=self.patience)
+        return metadata.controller_id in metadata.brokers
+
     def inputs(self, logical: Iterable[str]) -> dict[str, int]:
         """The number of partitions of input topics by logical name.
 

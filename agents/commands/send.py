@@ -126,7 +126,7 @@ def send(
                 Code.INTERRUPTED, f"Stopped: {tally.events:,} events had been sent of {file}."
             ) from None
     call.out.print(tally.summary(dry_run=dry_run), markup=False)
-    if tally.events == 0 and tally.refused:
+    if tally.entries == 0 and tally.refused:
         raise Failure(Code.INPUT, "Nothing was sent.", "Every row was refused; the reasons are above.")
 
 

@@ -62,16 +62,19 @@ def create(
     wanted = dict.fromkeys((*kafka.inputs, *OUTPUTS), count) | dict.fromkeys(INTERNAL, 1)
     missing = {t: n for t, n in wanted.items() if kafka.topic(t) not in there}
     existing = [t for t in wanted if t not in missing]
-    if not dry_run and missing and not _create(broker, missing, replication):
-        _touch(call, broker, list(missing), count)
-        return
+    has_admin = broker.has_admin()
+    if missing and not dry_run:
+        if not has_admin:
+            _touch(call, broker, list(missing), count)
+            return
+        _create(broker, missing, replication)
     verb = "would be created" if dry_run else "created"
     for topic, n in missing.items():
         compacted = ", compacted" if topic in COMPACTED else ""
         call.out.print(f"{kafka.topic(topic)}: {verb}, {n} partition{'s' * (n > 1)}{compacted}", markup=False)
     for topic in existing:
         call.out.print(f"{kafka.topic(topic)}: exists, {there[kafka.topic(topic)]} partitions", markup=False)
-    wrong = _wrongly_kept(broker, existing)
+    wrong = _wrongly_kept(broker, existing) if has_admin else []
     if wrong:
         lines = "\n".join(
             f"  {kafka.topic(t)}: cleanup.policy is {is_}, must be {must}" for t, is_, must in wrong
@@ -107,8 +110,8 @@ def _count(kafka: Kafka, inputs: Mapping[str, int], partitions: int | None) -> i
     return exist or partitions or DEFAULT_PARTITIONS
 
 
-def _create(broker: Broker, missing: dict[str, int], replication: int | None) -> bool:
-    """Creates topics; False where the broker has no admin API. Raises :class:`Failure`."""
+def _create(broker: Broker, missing: Mapping[str, int], replication: int | None) -> None:
+    """Creates topics. Raises :class:`Failure`."""
     admin = broker.admin()
     new = [
         NewTopic(
@@ -119,13 +122,11 @@ def _create(broker: Broker, missing: dict[str, int], replication: int | None) ->
         )
         for topic, n in missing.items()
     ]
-    for name, future in admin.create_topics(new, operation_timeout=broker.patience).items():
+    for name, future in admin.create_topics(new, request_timeout=broker.patience).items():
         try:
             future.result(broker.patience + 5)
         except KafkaException as e:
             error: KafkaError = e.args[0]
-            if error.code() in _NO_ADMIN:
-                return False
             if error.code() == KafkaError.TOPIC_ALREADY_EXISTS:
                 continue  # somebody else was faster
             if error.code() in {KafkaError.INVALID_REPLICATION_FACTOR, KafkaError.INVALID_PARTITIONS}:
@@ -137,15 +138,6 @@ def _create(broker: Broker, missing: dict[str, int], replication: int | None) ->
                 ) from e
             admin.poll(0)
             raise broker.failure(error) from e
-    return True
-
-
-_NO_ADMIN = frozenset(
-    {
-        KafkaError._UNSUPPORTED_FEATURE,  # noqa: SLF001 -- its public name
-        KafkaError.UNSUPPORTED_VERSION,
-    }
-)
 
 
 def _touch(call: Shell, broker: Broker, missing: Sequence[str], count: int) -> None:

@@ -1,0 +1,105 @@
+"""Customers' states, read from Redis without owning them, and described by the core."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from datetime import datetime
+from typing import Any, TypeVar
+
+import msgspec
+
+from agents.commands.shell import Code, Failure
+from agents.failure import Unrecoverable
+from agents.settings import Settings, redacted
+from agents.store import Layout, Store, StoreAway, connect
+from alerts.engine import Engine
+from alerts.partition import unpack
+from streams.events import to_micros
+
+PATIENCE = 5.0
+"""Seconds until Redis is called away: a person waits for the answer."""
+T = TypeVar("T")
+
+
+class Reader:
+    """Customers' states of one application, described as of now (or of the record clock)."""
+
+    def __init__(self, settings: Settings, store: Store, layout: Layout) -> None:
+        self.store = store
+        self.layout = layout
+        self.engine = Engine(
+            settings.application,
+            settings.kafka.inputs,
+            "record" if layout.clock == "record" else "wall",
+            settings.shop,
+            settings.policy,
+            settings.feeds,
+            settings.prior,
+        )
+
+    async def all(self) -> AsyncIterator[dict[str, Any]]:
+        """Each customer once."""
+        for partition in range(self.layout.partitions):
+            at = await self._now(partition)
+            async for key, hot, cold in self.store.customers(partition):
+                yield self._described(key.decode(errors="surrogatepass"), hot, cold, at)
+
+    async def one(self, name: str) -> dict[str, Any] | None:
+        """One customer, wherever a producer has put them; None when unknown."""
+        key = name.encode(errors="surrogateescape")
+        for partition in range(self.layout.partitions):
+            hot, cold = await self.store.customer(partition, key)
+            if hot is not None:
+                return self._described(name, hot, cold, await self._now(partition))
+        return None
+
+    async def _now(self, partition: int) -> int:
+        """The instant a customer is described at: the partition's clock, or the wall's. 0: not known yet."""
+        if self.layout.clock != "record":
+            return time.time_ns() // 1000
+        _, blob = await self.store.applied(partition)
+        return unpack(blob, partition).clock
+
+    def _described(self, name: str, hot: bytes, cold: bytes | None, at: int) -> dict[str, Any]:
+        described = self.engine.describe(name, hot, cold, at)
+        if at == 0 and "last_purchase" in described:  # no clock record has come: as of what is known
+            last = to_micros(datetime.fromisoformat(str(described["last_purchase"])))
+            described = self.engine.describe(name, hot, cold, last)
+        return described
+
+
+def read(settings: Settings, ask: Callable[[Reader], Coroutine[Any, Any, T]]) -> T:
+    """Runs a question against Redis. Raises :class:`Failure` with what to do when it cannot be answered."""
+    url = redacted(settings.redis.url)
+
+    async def run() -> T:
+        redis = msgspec.structs.replace(
+            settings.redis, timeout=min(settings.redis.timeout, PATIENCE), patience=PATIENCE
+        )
+        store = Store(connect(redis), settings.application, PATIENCE)
+        try:
+            layout = await store.layout()
+            if layout is None:
+                raise Failure(
+                    Code.NOT_FOUND,
+                    f"Redis ({url}) knows no application {settings.application}.",
+                    "No worker of that name has run on it.",
+                    "Start one with: churnwatch worker; or name the right one with --application or --redis.",
+                )
+            return await ask(Reader(settings, store, layout))
+        finally:
+            await store.close()
+
+    try:
+        return asyncio.run(run())
+    except StoreAway as e:
+        raise Failure(
+            Code.REDIS,
+            f"Redis does not answer at {url}.",
+            str(e.__cause__ or e),
+            "Is it running there? Set --redis, CHURNWATCH_REDIS__URL or redis.url.",
+        ) from e
+    except Unrecoverable as e:
+        raise Failure(e.code, f"Redis ({url}) cannot be read.", str(e)) from e
