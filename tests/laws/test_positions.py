@@ -1,0 +1,157 @@
+"""Every alert says what it rests on: whoever applies exactly the records up to its position decides the same."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from alerts.policy import Feeds
+from alerts.reasons import reasons
+from features import matrix
+from features.customer import EMPTY_COLD, Customer, apply
+from features.shop import Calendar, Shop
+from models.churn import RhythmScore
+from models.snapshot import Prior
+from streams.codec import Decoded
+from streams.topics import INPUTS, PURCHASES
+from tests.application import Application, Log, Row, Seen, day, reread
+from tests.laws import mix
+
+OVERDUE = 48.0
+
+
+def replayed(found: Mapping[str, Sequence[Decoded]]) -> Customer:
+    """The customer after these records, topic after topic: another order than that of their arrival."""
+    customer, cold = Customer(), EMPTY_COLD
+    calendar = Calendar(Shop())
+    for topic in sorted(found, reverse=True):
+        for item in found[topic]:
+            applied = apply(customer, cold, item, INPUTS.index(topic), calendar)
+            customer, cold = applied.customer, applied.cold
+    return customer
+
+
+def check(application: Application, rows: Sequence[Row], seen: Seen) -> bool:
+    """Whether the alert's score and reasons follow from its position; False where it has no score."""
+    alert = seen.alert
+    customer = replayed(reread(rows, alert.position, application.codec, alert.customer))
+    if not customer.orders:
+        assert alert.churn_probability is None
+        return False
+    x = matrix.inputs([customer], [alert.decided_at], OVERDUE)
+    scores = RhythmScore(Prior(), application.policy.horizon_days).score(x)
+    assert alert.churn_probability == pytest.approx(float(scores.churn[0]), abs=2e-6), seen.step
+    if alert.kind == "churn":
+        contributions = tuple(float(row[0]) for row in scores.contributions)
+        expected = reasons(customer, alert.decided_at, contributions, float(scores.usual_days[0]), OVERDUE)
+        assert [(r.feature, r.text) for r in alert.reasons] == [(r.feature, r.text) for r in expected]
+        for told, found in zip(alert.reasons, expected, strict=True):
+            assert told.contribution == pytest.approx(found.contribution, abs=2e-6)
+            assert told.value == pytest.approx(found.value, abs=2e-6)
+            assert told.usual == pytest.approx(found.usual, abs=2e-6)
+    return True
+
+
+@functools.cache
+def applied(topics: tuple[str, ...], batch: int) -> tuple[Application, Sequence[Row]]:
+    log = mix.shop(7, only=topics[0] if len(topics) == 1 else None, history_days=15, inputs=topics)
+    return Application(topics, batch=batch, limit=5, feeds=Feeds(enabled=False)).run(log.rows), log.rows
+
+
+@pytest.mark.parametrize("batch", [3, 2000])
+@pytest.mark.parametrize("topics", [(PURCHASES,), INPUTS], ids=["one topic", "all topics"])
+def test_an_oracle_at_an_alerts_position_scores_the_same_for_the_same_reasons(
+    topics: tuple[str, ...], batch: int
+) -> None:
+    application, rows = applied(topics, batch)
+    checked = sum(check(application, rows, seen) for seen in application.seen())
+    assert checked > 120
+    withheld = {seen.withheld for seen in application.seen()}
+    assert withheld >= {None, "history"}
+
+
+def test_a_position_is_that_of_the_cause_and_not_the_end_of_the_batch() -> None:
+    application, rows = applied(INPUTS, 2000)
+    by_place = {(row.topic, row.offset): row for row in rows}
+    caused = 0
+    for seen in application.seen():
+        alert = seen.alert
+        if alert.cause_event is None:
+            continue
+        caused += 1
+        events = [
+            item
+            for topic, offset in alert.position.items()
+            if isinstance(item := application.codec.decode(by_place[topic, offset]), Decoded)
+        ]
+        assert (alert.customer, alert.cause_event) in {(item.customer, item.event.id) for item in events}
+    assert caused > 50
+
+
+def test_a_timers_position_includes_the_clock_record_that_moved_the_clock() -> None:
+    application, rows = applied(INPUTS, 2000)
+    ticks = {(row.topic, row.offset) for row in rows if row.key == b"clock"}
+    timers = [seen.alert for seen in application.seen() if seen.alert.cause_event is None]
+    live = [alert for alert in timers if not alert.history]
+    assert len(live) > 20
+    for alert in live:
+        assert any(place in ticks for place in alert.position.items())
+
+
+def test_positions_never_go_back() -> None:
+    application, _ = applied(INPUTS, 3)
+    last: dict[str, dict[str, int]] = {}
+    for seen in application.seen():
+        before = last.get(seen.alert.customer, {})
+        now = seen.alert.position
+        assert all(now.get(topic, -1) >= offset for topic, offset in before.items())
+        last[seen.alert.customer] = now
+
+
+def test_sequences_count_and_decisions_never_go_back() -> None:
+    application, _ = applied(INPUTS, 3)
+    for key in application.hot:
+        mine = [seen.alert for seen in application.seen(key.decode())]
+        assert [alert.sequence for alert in mine] == list(range(1, len(mine) + 1))
+        instants = [alert.decided_at for alert in mine]
+        assert instants == sorted(instants)
+
+
+@pytest.mark.parametrize("seed", [7, 8, 9])
+def test_an_id_never_names_two_transitions(seed: int) -> None:
+    log = mix.shop(seed, customers=20, days=60)
+    application = Application(INPUTS, batch=7).run(log.rows)
+    ids = [seen.alert.id for seen in application.seen()]
+    assert len(ids) == len(set(ids))
+
+
+def test_two_episodes_never_open_at_one_instant() -> None:
+    """What arrives late is decided at the last instant decided; that instant names the episode."""
+    log = Log(only=PURCHASES)
+    log.purchase("ann", day(0))
+    log.lost("ann", day(10))
+    log.purchase("ann", day(9))  # arrives late and ends the episode at the instant of its opening
+    log.lost("ann", day(9.5))  # would open another one
+    log.tick(day(30))
+    application = Application().run(log.rows)
+    assert application.steps("ann")[:3] == ["churn.raised", "churn.resolved", "churn.raised"]
+    first, resolved, second = application.seen("ann")[:3]
+    assert first.alert.decided_at == resolved.alert.decided_at == first.alert.episode == day(10)
+    assert day(10) < second.alert.episode < day(18), "at the next look"
+    ids = [seen.alert.id for seen in application.seen()]
+    assert len(ids) == len(set(ids))
+
+
+def test_the_silent_decision_before_a_first_live_event_rests_on_the_records_before_it() -> None:
+    log = Log(only=PURCHASES)
+    log.purchase("ann", day(0), history=True)
+    log.view("bob", day(99))
+    log.survey("ann", day(100), 1.0)
+    application = Application().run(log.rows)
+    seen = application.seen("ann")
+    assert seen[0].withheld == "silent"
+    for one in seen:
+        assert check(application, log.rows, one)
+    assert seen[0].alert.position == {PURCHASES: 1}
