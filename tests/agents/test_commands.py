@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import uuid
@@ -22,7 +23,7 @@ from agents import cli
 from agents.commands.alerts import sentence
 from agents.commands.send import rate
 from agents.embedded import Embedded
-from tests.servers import KafkaServer, RedisServer, wait_until
+from tests.servers import KafkaServer, RedisServer, free_port, wait_until
 
 ROOT = Path(__file__).parents[2]
 START = datetime(2025, 1, 6, 9, tzinfo=UTC)
@@ -475,3 +476,75 @@ def test_an_alert_is_one_line_whatever_it_holds() -> None:
     )
     assert "\\[red]" in line
     assert "replenish" in line
+
+
+# ---- a broker with TLS and passwords
+
+
+class Secured(NamedTuple):
+    brokers: str
+    ca: Path
+
+
+@pytest.fixture
+def secured(tmp_path: Path, jars: Path) -> Iterator[Secured]:
+    """A broker with a listener that wants TLS and SCRAM or PLAIN beside its plain one."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl, which makes the certificate, is not installed")
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        [
+            openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
+            "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate),
+        ],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    store = tmp_path / "store.pem"
+    store.write_text(key.read_text() + certificate.read_text())
+    server = KafkaServer(tmp_path / "kafka")
+    port = free_port()
+    lines = []
+    for line in server.properties.read_text().splitlines():
+        name = line.partition("=")[0]
+        if name in {"listeners", "advertised.listeners"}:
+            line += f",SAFE://127.0.0.1:{port}"
+        if name == "listener.security.protocol.map":
+            line += ",SAFE:SASL_SSL"
+        lines.append(line)
+    login = 'org.apache.kafka.common.security.plain.PlainLoginModule required user_me="right";'
+    server.properties.write_text(
+        "\n".join(lines)
+        + "\nssl.keystore.type=PEM"
+        + f"\nssl.keystore.location={store}"
+        + "\nlistener.name.safe.sasl.enabled.mechanisms=PLAIN"
+        + f"\nlistener.name.safe.plain.sasl.jaas.config={login}\n"
+    )
+    with server:
+        yield Secured(f"127.0.0.1:{port}", certificate)
+
+
+def test_tls_and_passwords_work_and_wrong_ones_are_explained(
+    secured: Secured, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agents.commands.kafka.PATIENCE", 3.0)
+    secret = tmp_path / "password"
+    secret.write_text("right\n")
+    flags = (
+        "--brokers", secured.brokers, "--set", "kafka.tls=true", "--set", "kafka.sasl=PLAIN",
+        "--set", "kafka.username=me", "--set", f"kafka.password_file={secret}",
+    )  # fmt: skip
+    trusted = ("--set", f"kafka.ca={secured.ca}")
+    said = run(*flags, *trusted, "topics", "create", "--partitions", "1")
+    assert said.code == 0, said.err
+    assert run(*flags, *trusted, "alerts", "--json") == Said(0, "", "")
+    said = run(*flags, "alerts")
+    assert said.code == 5
+    assert "do not agree on TLS" in said.err
+    assert "kafka.ca" in said.err
+    secret.write_text("wrong\n")
+    said = run(*flags, *trusted, "alerts")
+    assert said.code == 5
+    assert "does not let us in" in said.err
+    assert "kafka.password_file" in said.err
+    assert "wrong" not in said.err
