@@ -365,15 +365,24 @@ class Consumer(driver.Consumer):
 
     async def _getmany(self, active_partitions: Any, timeout: float) -> Any:  # noqa: ASYNC109
         """Only what has been claimed is fetched; what cannot be read on from ends the process."""
-        claimed = {tp for tp in active_partitions or () if (tp.topic, tp.partition) in self.epochs}
-        if not claimed:
+        before = {
+            (tp.topic, tp.partition): self.epochs[tp.topic, tp.partition]
+            for tp in active_partitions or ()
+            if (tp.topic, tp.partition) in self.epochs
+        }
+        if not before:
             await self.sleep(UNCLAIMED_PAUSE)
             return Fetched()
         try:
-            return await super()._getmany(claimed, timeout)
+            return await super()._getmany({TP(*at) for at in before}, timeout)
         except KafkaError as error:
             if isinstance(error, driver.ConsumerStoppedError):
                 raise
+            unsought = isinstance(error, NoOffsetForPartitionError)
+            if unsought or self.app.rebalancing or any(self.epochs.get(at) != e for at, e in before.items()):
+                # A fetch may outlast an assignment; then it finds where aiokafka stood before our seek.
+                log.debug("Fetch of before a seek: %r", error)
+                return Fetched()
             # Faust's Fetcher alone would die of it, and leave a process that reads nothing for ever.
             fatal = explained(error)
             await self.app.crash(fatal)

@@ -130,6 +130,21 @@ class Shell:
             found: dict[bytes, bytes] = client.hgetall(f"{{{self.application}:p{partition}}}:meta")
             return found
 
+    def snapshot(self, partition: int) -> dict[bytes, bytes]:
+        """All of a partition number as it is stored now, to go back to."""
+        with self.redis() as client:
+            keys = client.keys(f"{{{self.application}:p{partition}}}:*")
+            return {key: client.dump(key) for key in keys}
+
+    def roll_back(self, partition: int, snapshot: dict[bytes, bytes]) -> None:
+        """What a Redis that lost its tail, or came back from a backup, looks like."""
+        with self.redis() as client, client.pipeline(transaction=True) as pipeline:
+            for key in client.keys(f"{{{self.application}:p{partition}}}:*"):
+                pipeline.delete(key)
+            for key, value in snapshot.items():
+                pipeline.restore(key, 0, value)
+            pipeline.execute()
+
     def offsets(self, partitions: int) -> dict[tuple[str, int], int]:
         """The next offset to apply, by (Kafka topic, partition), of all that were ever committed."""
         return {
