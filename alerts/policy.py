@@ -27,7 +27,7 @@ DEFAULT_ACTIONS = {
 
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Thresholds on probabilities, log-odds, days and hours; see each section of ``docs/policy.md``."""
+    """Thresholds on probabilities, log-odds, days and hours; ``docs/configuration.md`` has each."""
 
     horizon_days: Days = 28.0
     medium: Probability = 0.6
