@@ -353,7 +353,7 @@ class Engine:
         return [
             name
             for name, feed in partition.feeds.items()
-            if feeds.silent(feed, at, self.calendar, self._feeds)
+            if name in self.inputs and feeds.silent(feed, at, self.calendar, self._feeds)
         ]
 
     def describe(self, name: str, hot: bytes, cold: bytes | None, at: int) -> dict[str, object]:

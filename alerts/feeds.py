@@ -1,7 +1,8 @@
 """A silent feed is not a silent customer: is a topic's traffic far below what is usual?
 
 Judged per partition from its own log, on the clock of its events. Traffic is counted by shop-local
-hour. Complete days are folded into what is usual: an average per weekday and the shape of a day.
+hour. Complete days are folded into what is usual: an average per weekday and the shape of a day;
+closing days and days on which the feed was down are left out.
 A feed whose events carry dates only (all at local midnight) is judged by days.
 """
 
@@ -80,6 +81,9 @@ def folded_to(feed: Feed, until: int, calendar: Calendar, settings: Feeds) -> Fe
         total = sum(counts)
         weekday = calendar.weekday(day)
         known = usual[weekday]
+        if known >= settings.min_expected and total < settings.silent_below * known:
+            # A feed that is down teaches nothing: however long it lasts, it does not become usual.
+            continue
         usual[weekday] = float(total) if known < 0 else known + _WEIGHT * (total - known)
         shape = [_SHAPE_MEMORY * old + count for old, count in zip(shape, counts, strict=True)]
         days += 1
