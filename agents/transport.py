@@ -272,18 +272,24 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
                     seen[at] = Seen(self.popped[at], at_end, state.timestamp * 1000, state.highwater)
         self.seen = seen
 
-    async def seek_exact(self, offsets: Offsets) -> int:
-        """Read on from here; whatever was popped before is void. Returns the new epoch."""
+    async def seek_exact(self, offsets: Offsets) -> tuple[int, set[tuple[str, int]]]:
+        """Read on from here; whatever was popped before is void. The new epoch, and what could be sought.
+
+        A rebalance during the claim may have taken partitions away: they are claimed again by whom they were
+        given to, after the assignment that follows.
+        """
         consumer = self._ensure_consumer()
-        for (topic, partition), offset in offsets.items():
+        assigned = {(tp.topic, tp.partition) for tp in consumer.assignment()}
+        sought = {at: offset for at, offset in offsets.items() if at in assigned}
+        for (topic, partition), offset in sought.items():
             tp = TopicPartition(topic, partition)
             consumer.seek(tp, offset)
             # An error that waits there ("no offset for partition") is of before the seek.
             consumer._fetcher._records.pop(tp, None)
-        self.popped.update(offsets)
+        self.popped.update(sought)
         self.epoch += 1
-        self.seen = {at: seen for at, seen in self.seen.items() if at not in offsets}
-        return self.epoch
+        self.seen = {at: seen for at, seen in self.seen.items() if at not in sought}
+        return self.epoch, set(sought)
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
@@ -424,9 +430,12 @@ class Consumer(driver.Consumer):
             return
         for at in offsets:
             self.epochs[at] = NEVER
-        epoch = await self._thread.call_thread(self._thread.seek_exact, offsets)
+        epoch, sought = await self._thread.call_thread(self._thread.seek_exact, offsets)
         for at in offsets:
-            self.epochs[at] = epoch
+            if at not in sought:
+                self.epochs.pop(at, None)
+            elif at in self.epochs:  # not revoked since
+                self.epochs[at] = epoch
 
     def void(self, batch: Batch) -> bool:
         """Whether a batch was popped before the last seek of its partition, or its claim is gone."""
