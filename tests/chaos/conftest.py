@@ -25,7 +25,10 @@ def application(
     made: list[Application] = []
 
     def make(
-        kafka: KafkaServer | None = None, name: str = "shop", more: Mapping[str, str] | None = None, **rest: object
+        kafka: KafkaServer | None = None,
+        name: str = "shop",
+        more: Mapping[str, str] | None = None,
+        **rest: object,
     ) -> Application:
         ident = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:30].strip("-")
         unique = f"{ident}-{uuid.uuid4().hex[:6]}"

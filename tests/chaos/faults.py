@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeAlias
 
 from confluent_kafka import Consumer, TopicPartition
 
 from streams import topics
-from tests.chaos.harness import UNREACHABLE, Run
-from tests.servers import wait_until
+from streams.message import unpack
+from tests.chaos.harness import Run, WorkerProcess
+from tests.chaos.history import headers
 
 Fault: TypeAlias = Callable[[Run, int], None]
 
@@ -31,31 +33,33 @@ def workers_come_and_go(run: Run, count: int) -> None:
     for _ in run.moments(count):
         running = run.application.running
         if len(running) == 1 or (len(running) == 2 and run.random.random() < 0.5):
-            run.note(f"{run.application.launch().name} comes")
+            worker = run.application.launch()
+
+            def shares(worker: WorkerProcess = worker) -> bool:
+                return worker.claimed() > 0
+
+            run.until(shares, f"{worker.name} has partitions", drip=1)
+            run.note(f"{worker.name} has come")
         else:
             worker = run.random.choice(running)
-            # One that is still starting has nothing to leave yet.
-            run.until(lambda worker=worker: worker.answers(), f"{worker.name} is ready")  # type: ignore[misc]
             took = run.application.stop(worker)
-            run.note(f"{worker.name} goes, {took:.1f} s after SIGTERM")
-            run.kills += 1
+            run.note(f"{worker.name} has gone, {took:.1f} s after SIGTERM")
+        run.kills += 1
 
 
 def worker_frozen(run: Run, count: int) -> None:
     """SIGSTOP beyond the session, so that another takes over, then SIGCONT. Needs two workers."""
     application = run.application
     for _ in run.moments(count):
-        run.until(lambda: all(0 < w.claimed() for w in application.running), "both workers hold partitions")
+        run.until(lambda: all(w.claimed() > 0 for w in application.running), "both workers hold partitions")
         frozen = run.random.choice(application.running)
-        before = application.owners()
         run.note(f"SIGSTOP {frozen.name}")
         frozen.freeze()
-        # Of the two owners one will be gone.
-        run.until(
-            lambda before=before: len(set(application.owners().values())) == 1  # type: ignore[misc]
-            and application.owners() != before,
-            "the other worker has taken over",
-        )
+
+        def taken_over() -> bool:
+            return len(set(application.owners().values())) == 1
+
+        run.until(taken_over, "the other worker has taken over", drip=1)
         time.sleep(run.random.uniform(0, 0.3))
         run.note(f"SIGCONT {frozen.name}")
         frozen.thaw()
@@ -98,34 +102,34 @@ def redis_tail_cut(run: Run, count: int) -> None:
 
 
 def redis_restored(run: Run, count: int) -> None:
-    """Redis is put back to an old copy, and in the end loses everything while it runs."""
+    """Redis is put back to an old copy, then loses everything while it runs: all is read again."""
     run.rollback = True
     application = run.application
-    backup = None
-    for number in run.moments(2 * count):
-        if number % 2 == 0:
-            backup = application.redis.backup()
+    copy: Path | None = None
+    for number in run.moments(3 * count):
+        had = application.applied()
+        if number % 3 == 0:
+            copy = application.redis.backup()
             run.note(f"a copy of Redis at {application.applied()} records")
-        else:
-            assert backup is not None
-            had = application.applied()
-            application.redis.restore(backup)
+        elif number % 3 == 1:
+            assert copy is not None
+            application.redis.restore(copy)
             application.redis.start()
             run.note(f"Redis restored: from {had} back to {application.applied()} records")
             run.kills += 1
-    run.settle()
-    application.redis.wipe()
-    run.note("Redis wiped: everything is read again")
-    run.kills += 1
+        else:
+            application.redis.wipe()
+            run.note(f"Redis wiped at {had} records")
+            run.kills += 1
 
 
 def killed_before_trim(run: Run, count: int) -> None:
-    """SIGKILL as soon as a message is seen on Kafka while the outbox still holds some."""
+    """SIGKILL between produce and trim: while messages that are on Kafka still stand in the outbox."""
     application = run.application
     consumer = Consumer(
         {
             "bootstrap.servers": application.kafka.brokers,
-            "group.id": f"{application.name}-watch",
+            "group.id": f"{application.prefix}watch",
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",
             "fetch.wait.max.ms": 5,
@@ -140,22 +144,48 @@ def killed_before_trim(run: Run, count: int) -> None:
             for number in range(application.partitions)
         ]
     )
+    left: set[bytes] = set()
+
+    def consume(seconds: float) -> None:
+        while messages := consumer.consume(500, seconds):
+            left.update(ident(headers(message)) for message in messages if message.error() is None)
+
     try:
         with application.redis.client() as client:
-            outboxes = [application.key(number, "out") for number in range(application.partitions)]
+
+            def waiting() -> set[bytes]:
+                found = set()
+                for number in range(application.partitions):
+                    entries: Any = client.xrange(application.key(number, "out"))
+                    found |= {ident(unpack(fields[b"m"]).headers) for _, fields in entries}
+                return found
+
+            def caught() -> bool:
+                """Stops the worker for a look; it stays stopped when the moment was right."""
+                consume(0)
+                if not waiting():
+                    return False
+                worker = application.running[0]
+                worker.freeze()
+                client.ping()  # what was under way to Redis has arrived
+                consume(0.03)
+                if (left - {b""}) & waiting():
+                    return True
+                worker.thaw()
+                return False
+
             for _ in run.moments(count):
-                while consumer.consume(500, 0):  # what left before this moment
-                    pass
-
-                def caught() -> bool:
-                    return bool(consumer.consume(1, 0.5)) and any(client.xlen(key) for key in outboxes)
-
-                wait_until(caught, 30, "a message leaves while others wait", every=0)
+                run.until(caught, "a message that has left waits in the outbox", drip=2)
+                run.note(f"{len(left & waiting())} of {len(waiting())} that wait have left")
                 run.kill(application.running[0])
-                run.note(f"{sum(int(client.xlen(key)) for key in outboxes)} messages waited")  # type: ignore[arg-type]
                 application.launch()
     finally:
         consumer.close()
+
+
+def ident(names: Iterable[tuple[str, bytes | None]]) -> bytes:
+    """The id of a message; empty for a dead letter."""
+    return dict(names).get("ce_id") or b""
 
 
 def redis_frozen(run: Run, count: int) -> None:
@@ -166,6 +196,3 @@ def redis_frozen(run: Run, count: int) -> None:
             time.sleep(run.random.uniform(1.5, 4.0))
         run.note("SIGCONT Redis")
         run.kills += 1
-
-
-__all__ = ["UNREACHABLE", "Fault"]

@@ -7,7 +7,6 @@ until all of it is applied and has left, and hands everything that was written t
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import threading
 import time
@@ -19,7 +18,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import msgspec
 import redis
 
 from agents.send import Outgoing, Route, Sender
@@ -211,7 +209,7 @@ class Application:
         try:
             with self.redis.client(**QUICK) as client:
                 lengths: list[Any] = [client.xlen(self.key(n, "out")) for n in range(self.partitions)]
-            return sum(lengths)
+            return int(sum(lengths))
         except UNREACHABLE:
             return None
 
@@ -227,7 +225,8 @@ class Application:
 
 
 class Feeder(threading.Thread):
-    """Sends a history while the workers keep up with it: never more than ``ahead`` records before them."""
+    """Sends a history while the workers keep up with it: never more than ``ahead`` records before them, and
+    none from number ``limit`` on."""
 
     def __init__(self, application: Application, records: Sequence[Outgoing], ahead: int) -> None:
         super().__init__(daemon=True)
@@ -235,6 +234,7 @@ class Feeder(threading.Thread):
         self._records = records
         self._ahead = ahead
         self._given_up = threading.Event()
+        self.limit = ahead
         self.produced = 0
         self.failure: BaseException | None = None
 
@@ -251,6 +251,8 @@ class Feeder(threading.Thread):
         self._given_up.set()
 
     def _pace(self, _: Outgoing) -> None:
+        while self.produced >= self.limit and not self._given_up.wait(0.002):
+            pass
         self.produced += 1
         if self.produced % (self._ahead // 4) == 0:
             while not self._given_up.wait(0.005):
@@ -307,16 +309,18 @@ class Run:
             error.add_note(f"seed {self.seed}; what was done:\n{told}\n{logs}")
             raise
 
-    def until(self, true: Callable[[], object], what: str, seconds: float | None = None) -> None:
-        """Wait for something while nothing that should run has ended."""
+    def until(self, true: Callable[[], object], what: str, *, drip: int = 0) -> None:
+        """Wait for something while nothing that should run has ended, and ``drip`` records more are sent each
+        hundredth of a second."""
 
         def checked() -> object:
             self.application.check_workers()
             if self.feeder.failure is not None:
                 raise self.feeder.failure
+            self.feeder.limit += drip
             return true()
 
-        wait_until(checked, seconds or self.patience, what, every=0.01)
+        wait_until(checked, self.patience, what, every=0.01)
 
     def moments(self, count: int) -> Iterator[int]:
         """Moments at which the workers are at work: as often as asked, spread at random over the history."""
@@ -324,7 +328,13 @@ class Run:
         margin = total // 20
         points = sorted(self.random.sample(range(margin, total - margin), count))
         for number, point in enumerate(points):
-            self.until(lambda point=point: (self.application.applied() or 0) >= point, f"{point} records applied")
+            # Some are always waiting, and what comes after is kept for the later moments.
+            self.feeder.limit = max(self.feeder.limit, point + self.ahead)
+
+            def reached(point: int = point) -> bool:
+                return (self.application.applied() or 0) >= point
+
+            self.until(reached, f"{point} records are applied")
             time.sleep(self.random.uniform(0, 0.02))  # anywhere within a batch, not always after a commit
             yield number
 
@@ -332,6 +342,7 @@ class Run:
         """Wait until all that was sent is applied and has left."""
         if not self.application.running:
             self.application.launch()
+        self.feeder.limit = len(self.history)
         self.until(lambda: not self.feeder.is_alive(), "all was sent")
         total = len(self.history)
         self.until(lambda: self.application.applied() == total, f"all {total} records are applied")
@@ -343,14 +354,3 @@ class Run:
         self.note(f"SIGKILL {worker.name}")
         worker.kill()
         self.kills += 1
-
-
-def machine() -> dict[str, str]:
-    """What it ran on, without names."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {
-        "cores": str(os.cpu_count()),
-        "memory": f"{memory:.0f} GiB",
-        "python": sys.version.split()[0],
-        "msgspec": msgspec.__version__,
-    }

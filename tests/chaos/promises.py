@@ -18,7 +18,7 @@ from agents.transport import partition_of
 from alerts.partition import Partition, unpack
 from features.cold import Cold
 from features.customer import Customer, unpack_cold, unpack_hot
-from streams import topics
+from streams import events, topics
 from streams.alerts import Alert, Score, alert_id, decode_alert, decode_score
 from streams.codec import Decoded, Refused
 from streams.message import Message
@@ -340,16 +340,17 @@ def probability(records: Sequence[oracle.Read], at: int, settings: Settings) -> 
     last = max(bought)
     days, _ = oracle.purchase_days(bought, settings.shop.time_zone)
     rhythm: dict[str, Any] = oracle.rhythm(days)
-    kinds = oracle.ev
-    browsed = [item.at for item in items if isinstance(item.event, kinds.View | kinds.Search)]
+    browsed = [item.at for item in items if isinstance(item.event, events.View | events.Search)]
     # A counter is kept at its newest event and read no earlier.
     browsing = oracle.decayed(browsed, 30, max([at, *browsed]))
-    cases = oracle.cases(items, kinds.Complaint, kinds.ComplaintUpdate).values()
+    cases = oracle.cases(items, events.Complaint, events.ComplaintUpdate).values()
     open_since = [case.opened for case in cases if case.open]
-    overdue = sum(at - opened >= settings.policy.complaint_overdue_hours * oracle.HOUR for opened in open_since)
+    overdue = sum(
+        at - opened >= settings.policy.complaint_overdue_hours * oracle.HOUR for opened in open_since
+    )
     closed = max((case.status_at for case in cases if case.opened and not case.open), default=0)
     answer, _ = oracle.newest_satisfaction(items)
-    lost = max((item.at for item in items if isinstance(item.event, kinds.CustomerLost)), default=0)
+    lost = max((item.at for item in items if isinstance(item.event, events.CustomerLost)), default=0)
 
     n, k = min(rhythm["gaps"], 9.0), prior.strength
     location = (n * rhythm["gap_mean"] + k * math.log(prior.gap_days)) / (n + k)

@@ -45,7 +45,8 @@ def codec_of(settings: Settings) -> Codec:
 
 def undisturbed(settings: Settings, records: Iterable[Record], batch: int = 500) -> dict[int, Held]:
     """By partition number, what must be there after a log of one input topic on the record clock."""
-    assert settings.clock.mode == "record" and len(settings.kafka.inputs) == 1
+    assert settings.clock.mode == "record"
+    assert len(settings.kafka.inputs) == 1
     engine = Engine(
         settings.application,
         settings.kafka.inputs,

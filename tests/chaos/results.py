@@ -16,7 +16,16 @@ from tests.chaos.promises import Verdict
 from tests.servers import ROOT, kafka_jars, redis_executable
 
 FOLDER = ROOT / "bench" / "results"
-PACKAGES = ("faust-streaming", "aiokafka", "confluent-kafka", "redis", "hiredis", "uvloop", "msgspec", "numpy")
+PACKAGES = (
+    "faust-streaming",
+    "aiokafka",
+    "confluent-kafka",
+    "redis",
+    "hiredis",
+    "uvloop",
+    "msgspec",
+    "numpy",
+)
 
 
 class Row(msgspec.Struct):
@@ -44,7 +53,14 @@ class Book:
         self.rows: list[Row] = []
 
     def write(
-        self, fault: str, inputs: int, seed: int, done: int, seconds: float, verdict: Verdict | None, note: str = ""
+        self,
+        fault: str,
+        inputs: int,
+        seed: int,
+        done: int,
+        seconds: float,
+        verdict: Verdict | None,
+        note: str = "",
     ) -> Row:
         """A run that has ended; without a verdict it broke a promise."""
         row = Row(fault, inputs, seed, done, verdict is not None, seconds=round(seconds, 1), note=note)
@@ -64,8 +80,8 @@ class Book:
         before: list[Row] = []
         if file.exists():
             before = msgspec.convert(msgspec.json.decode(file.read_bytes())["runs"], list[Row])
-        now = {(row.fault, row.inputs) for row in self.rows}
-        rows = [row for row in before if (row.fault, row.inputs) not in now] + self.rows
+        now = {(row.fault, row.inputs, row.seed) for row in self.rows}
+        rows = [row for row in before if (row.fault, row.inputs, row.seed) not in now] + self.rows
         rows.sort(key=lambda row: (row.fault, row.inputs, row.seed))
         content: dict[str, Any] = {"machine": machine(), "runs": msgspec.to_builtins(rows)}
         file.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
@@ -80,7 +96,9 @@ def machine() -> dict[str, str]:
     jar = next(kafka_jars().glob("kafka-clients-*.jar"), None)
     if jar is not None:
         found["kafka"] = jar.stem.removeprefix("kafka-clients-")
-    said = subprocess.run([redis_executable() or "", "--version"], capture_output=True, text=True, check=False)
+    said = subprocess.run(
+        [redis_executable() or "", "--version"], capture_output=True, text=True, check=False
+    )
     version = re.search(r"v=(\S+)", said.stdout)
     found["redis"] = version[1] if version else "unknown"
     return found | {package: metadata.version(package) for package in PACKAGES}
