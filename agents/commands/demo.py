@@ -9,7 +9,8 @@ import typer
 from agents.commands.shell import examples, shell
 
 EPILOG = examples(
-    "churnwatch demo                              real customers of CDNOW, 1997 and 1998",
+    "churnwatch demo                              a tenth of the customers of CDNOW, 1997 and 1998",
+    "churnwatch demo --data cdnow-all             all of them; takes minutes",
     "churnwatch demo --data simulated             a made-up shop with complaints, and a known truth",
     "churnwatch demo --data orders.csv            your own",
     "churnwatch demo --servers given              on the Kafka and Redis of your settings",

@@ -214,13 +214,17 @@ class Tally:
             else f", {rfc3339(self.first)} to {rfc3339(self.last)}"
         )
         if dry_run:
-            said = f"{self.entries:,} events could be sent{span}; nothing was."
+            said = f"{_events(self.entries)} could be sent{span}; nothing was."
         else:
             rate = f" ({self.events / seconds:,.0f} a second)" if seconds > 0 else ""
             clocks = f" and {self.clocks:,} clock records" if self.clocks else ""
-            said = f"Sent {self.events:,} events{clocks} in {seconds:.1f} s{rate}{span}."
+            said = f"Sent {_events(self.events)}{clocks} in {seconds:.1f} s{rate}{span}."
         rows = "row" if self.refused == 1 else "rows"
         return said + (f" {self.refused:,} {rows} refused." if self.refused else "")
+
+
+def _events(n: int) -> str:
+    return "1 event" if n == 1 else f"{n:,} events"
 
 
 @contextlib.contextmanager
