@@ -138,7 +138,7 @@ def shop(
                 waiting = sum(redis.xlen(f"{{{name}:p{n}}}:out") for n in range(2))
                 return done >= sent and not waiting
 
-            wait_until(applied, 40, "everything is applied and has left", every=0.2)
+            wait_until(applied, 90, "everything is applied and has left", every=0.2)
         yield shop
     finally:
         worker.terminate()
@@ -249,7 +249,7 @@ def test_dead_letters_are_counted_shown_and_replayed_with_their_attempts(shop: S
         found = run(*shop.flags, "dlq", "list", "--json", "--customer", "c5").lines
         return [x for x in found if x["attempts"] == 2]
 
-    wait_until(again, 20, "it was refused again, as attempt 2", every=0.2)
+    wait_until(again, 40, "it was refused again, as attempt 2", every=0.2)
     assert again()[0]["value"] == foreign["value"]
     said = run(*shop.flags, "dlq", "replay", "--customer", "c5", "--dry-run")
     assert "1 would be replayed" in said.out, "one record is sent once, however many letters it left"
