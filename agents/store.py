@@ -508,7 +508,8 @@ class Store:
             AuthorizationError,
             NoPermissionError,
         )
-        if isinstance(error, denied) or "NOAUTH" in said or "NOPERM" in said or "WRONGPASS" in said:
+        refusals = ("NOAUTH", "NOPERM", "WRONGPASS", "invalid username-password", "invalid password")
+        if _caused_by(error, denied) or any(word in said for word in refusals):
             raise StoreBroken(
                 f"Redis does not let us in ({said}): check redis.username, redis.password (or password_file) and "
                 f"that the user may run EVALSHA, SCRIPT LOAD and all commands on keys of {self.application}."
@@ -543,7 +544,7 @@ def _said(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _caused_by(error: BaseException, kind: type[BaseException]) -> bool:
+def _caused_by(error: BaseException, kind: type[BaseException] | tuple[type[BaseException], ...]) -> bool:
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, kind):

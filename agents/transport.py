@@ -206,6 +206,10 @@ class Owner(Protocol):
         """Apply a batch. Raises only to end the process."""
         ...
 
+    def fail(self, error: BaseException) -> None:
+        """It cannot go on: whoever runs the worker has to end it."""
+        ...
+
     def mirrored(self, accepted: bool) -> None:
         """The offsets were mirrored to Kafka, or could not be."""
         ...
@@ -390,9 +394,9 @@ class Consumer(driver.Consumer):
                 log.debug("Fetch of before a seek: %r", error)
                 return Fetched()
             # Faust's Fetcher alone would die of it, and leave a process that reads nothing for ever.
-            fatal = explained(error)
-            await self.app.crash(fatal)
-            raise fatal from error
+            self.epochs.clear()
+            self.owner.fail(explained(error))
+            return Fetched()
 
     # ---- offsets
 
@@ -418,10 +422,10 @@ class Consumer(driver.Consumer):
             try:
                 starts = await self.owner.claim(assigned, generation)
                 await self.seek_exact(starts)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001
                 # Raised from here it would end as a log line in Faust's recovery.
-                await self.app.crash(error)
-                raise
+                self.owner.fail(error)
+                return {}
             return {TP(topic, partition): offset for (topic, partition), offset in starts.items()}
 
     async def seek_exact(self, offsets: Offsets) -> None:
@@ -496,7 +500,7 @@ class Consumer(driver.Consumer):
                 self.coordinator_errors += 1
                 log.warning("Kafka's group coordinator: %r (%d in a row)", error, self.coordinator_errors)
                 if self.coordinator_errors >= WATCHDOG_ERRORS or self._thread.coordination_ended:
-                    await self.app.crash(explained(error))
+                    self.owner.fail(explained(error))
                     return
             else:
                 self.coordinator_errors = 0
@@ -613,7 +617,7 @@ class App(faust.App):
                 await self.owner.batch(event.value)
             except Exception as error:  # noqa: BLE001
                 # Raised out of the loop the batch would be acknowledged and skipped.
-                await self.crash(error)
+                self.owner.fail(error)
                 await asyncio.Event().wait()
 
     async def start_here(self) -> None:

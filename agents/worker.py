@@ -659,45 +659,45 @@ def run(settings: Settings) -> int:
     """Run a worker until a signal ends it or it fails. Returns the exit code."""
     use_uvloop()
     gc.set_threshold(*GC_THRESHOLDS)
-    return asyncio.run(_serve(settings))
+    with _Deadline() as deadline:
+        return asyncio.run(_serve(settings, deadline))
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(settings: Settings, deadline: _Deadline) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    deadline = _Deadline(lambda: loop.call_soon_threadsafe(stop.set))
-    with deadline:
-        worker = Worker(settings)
-        code = 0
-        starting = asyncio.create_task(worker.start())
-        asked = asyncio.create_task(stop.wait())
-        try:
-            await asyncio.wait({starting, asked}, return_when=asyncio.FIRST_COMPLETED)
-            if not asked.done():
-                starting.result()
-                both: set[asyncio.Future[Any]] = {worker.failed, asked}
-                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-                if worker.failed.done():
-                    raise worker.failed.result()
-        except Unrecoverable as error:
-            log.critical("%s", error)
-            code = error.code
-        except Exception:
-            log.exception("The worker failed")
-            code = 1
-        deadline.arm(code)
-        starting.cancel()
-        asked.cancel()
-        await asyncio.gather(starting, asked, return_exceptions=True)
-        await worker.stop()
-        return code
+    deadline.ask = lambda: loop.call_soon_threadsafe(stop.set)
+    worker = Worker(settings)
+    code = 0
+    starting = asyncio.create_task(worker.start())
+    asked = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({starting, asked}, return_when=asyncio.FIRST_COMPLETED)
+        if not asked.done():
+            starting.result()
+            both: set[asyncio.Future[Any]] = {worker.failed, asked}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if worker.failed.done():
+                raise worker.failed.result()
+    except Unrecoverable as error:
+        log.critical("%s", error)
+        code = error.code
+    except Exception:
+        log.exception("The worker failed")
+        code = 1
+    deadline.arm(code or EXIT_KILLED)
+    starting.cancel()
+    asked.cancel()
+    await asyncio.gather(starting, asked, return_exceptions=True)
+    await worker.stop()
+    return code
 
 
 class _Deadline:
     """Signals: the first asks to stop and ends the process after ten seconds, the second at once."""
 
-    def __init__(self, ask: Callable[[], object]) -> None:
-        self._ask = ask
+    def __init__(self) -> None:
+        self.ask: Callable[[], object] = lambda: None
         self._asked = False
         self._timer: threading.Timer | None = None
         self._handlers: dict[int, Any] = {}
@@ -716,7 +716,7 @@ class _Deadline:
     def arm(self, code: int = EXIT_KILLED) -> None:
         """End the process when stopping takes too long; what is atomic is atomic."""
         if self._timer is None:
-            self._timer = threading.Timer(STOP_DEADLINE, _end, (code or EXIT_KILLED,))
+            self._timer = threading.Timer(STOP_DEADLINE, _end, (code,))
             self._timer.daemon = True
             self._timer.start()
 
@@ -725,7 +725,7 @@ class _Deadline:
             os._exit(EXIT_INTERRUPTED)
         self._asked = True
         self.arm()
-        self._ask()
+        self.ask()
 
 
 def _end(code: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
@@ -34,6 +35,13 @@ async def eventually(true: Callable[[], Any], seconds: float = 20.0, what: str =
     while not true():
         assert time.monotonic() < end, f"not within {seconds:g} s: {what or true}"
         await asyncio.sleep(0.02)
+
+
+@functools.cache
+def producer_of(brokers: str) -> Producer:
+    """One producer for all that is sent to a broker."""
+    config = {"bootstrap.servers": brokers, "partitioner": "murmur2_random", "log_level": 0, "linger.ms": 1}
+    return Producer(config)
 
 
 @dataclasses.dataclass
@@ -88,6 +96,9 @@ class Shell:
 
     # ---- what goes in
 
+    def producer(self) -> Producer:
+        return producer_of(self.brokers)
+
     def send(
         self,
         topic: str,
@@ -98,7 +109,7 @@ class Shell:
         tag: str = "",
     ) -> int:
         """One `view` of each customer in turn, on their partition; how many were sent."""
-        producer = Producer({"bootstrap.servers": self.brokers, "partitioner": "murmur2_random"})
+        producer = producer_of(self.brokers)
         n = 0
         for n, customer in enumerate(customers, 1):
             event = {
@@ -114,7 +125,7 @@ class Shell:
         return n
 
     def tick(self, topic: str, at: datetime, partitions: int) -> None:
-        producer = Producer({"bootstrap.servers": self.brokers})
+        producer = producer_of(self.brokers)
         for partition in range(partitions):
             event = {"id": f"clock-{at.isoformat()}", "type": "clock", "time": at.isoformat()}
             producer.produce(self.prefix + topic, json.dumps(event), "clock", partition=partition)
