@@ -72,7 +72,7 @@ def broker_killed(run: Run, count: int) -> None:
         run.note("SIGKILL the broker")
         run.application.kafka.kill()
         time.sleep(run.random.uniform(0, 2.0))
-        run.application.kafka.start()
+        run.application.broker_back()
         run.note("the broker is back")
         run.kills += 1
 

@@ -137,6 +137,12 @@ class Application:
         names = [self.topic(name) for name in (*self.inputs, *topics.OUTPUTS)]
         self.kafka.create_topics(names, self.partitions, {"retention.ms": "-1"})
 
+    def broker_back(self) -> None:
+        """Start the broker that was killed; returns when every topic has a leader again."""
+        self.kafka.start()
+        names = [self.topic(name) for name in (*self.inputs, *topics.OUTPUTS)]
+        self.kafka._await_leaders(self.kafka.admin(), dict.fromkeys(names, self.partitions))
+
     # ---- workers
 
     def launch(self) -> WorkerProcess:
