@@ -71,28 +71,35 @@ class Relay:
         acknowledged = []
         failure: BaseException | None = None
         for (ident, message), result in zip(wave, done, strict=True):
-            if not isinstance(result, BaseException):
+            error = result
+            if error is not None and self._too_large(error) and len(wave) > 1:
+                # The brokers refuse the batch that a message travelled in: alone it may well be taken.
+                (error,) = await asyncio.gather(self._one(message), return_exceptions=True)
+            if error is None:
                 acknowledged.append(ident)
                 self._metrics.relayed.labels(message.topic).inc()
-                continue
-            self._metrics.relay_failures.labels(message.topic).inc()
-            if self._too_large(result):
-                # Nobody will ever take it, and everything behind it waits.
-                log.error(
-                    "A message to %s of %d bytes is larger than the brokers allow: set aside in %s. Raise "
-                    "max.message.bytes of the topic.",
-                    message.topic,
-                    len(message.value or b""),
-                    self.store.keys(lease.partition)[4].replace(":out", ":parked"),
-                )
-                await self.store.park(lease, ident, pack(message))
             else:
-                failure = failure or result
+                self._metrics.relay_failures.labels(message.topic).inc()
+                if self._too_large(error):
+                    await self._set_aside(lease, ident, message)
+                else:
+                    failure = failure or error
         await self.store.trim(lease, acknowledged)
         self._metrics.stage_out.labels("relay").inc(len(acknowledged))
         if failure is not None:
             raise failure
         return len(acknowledged)
+
+    async def _set_aside(self, lease: Lease, ident: bytes, message: Message) -> None:
+        """Nobody will ever take it, and everything behind it waits."""
+        log.error(
+            "A message to %s of %d bytes is larger than the brokers allow: set aside in %s. Raise "
+            "max.message.bytes of the topic.",
+            message.topic,
+            len(message.value or b""),
+            self.store.keys(lease.partition)[4].replace(":out", ":parked"),
+        )
+        await self.store.park(lease, ident, pack(message))
 
     async def _one(self, message: Message) -> None:
         self._metrics.relay_attempts.labels(message.topic).inc()

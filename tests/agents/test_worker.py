@@ -1,11 +1,25 @@
+"""The worker in this process, with the smallest core, on a real Kafka and a real Redis."""
+
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
+import aiohttp
 import pytest
 
-from tests.agents.shell import Shell, eventually, run
-from tests.servers import KafkaServer, RedisServer
+from agents import relay, worker
+from agents.relay import waves
+from agents.worker import Worker
+from streams.message import Message
+from tests.agents.shell import START, Shell, eventually, run
+from tests.servers import KafkaServer, RedisServer, read_all
+
+Topics = Callable[..., list[str]]
+DAY = timedelta(days=1)
+DAY_MICROS = 86_400_000_000
 
 
 @pytest.fixture
@@ -13,8 +27,12 @@ def shell(kafka: KafkaServer, redis_server: RedisServer, application: str, prefi
     return Shell(kafka.brokers, redis_server.url, application, prefix)
 
 
+def micros(at: datetime) -> int:
+    return round(at.timestamp() * 1_000_000)
+
+
 def test_every_event_is_applied_once_in_order_and_what_is_decided_leaves_once(
-    shell: Shell, topics: Callable[..., list[str]]
+    shell: Shell, topics: Topics
 ) -> None:
     shell.inputs = ("purchases", "browses", "complaints")
     topics(*shell.inputs, "alerts", partitions=4)
@@ -33,3 +51,334 @@ def test_every_event_is_applied_once_in_order_and_what_is_decided_leaves_once(
     assert (
         len(alerts) == len(set(alerts)) == sum(n // 3 for c in shell.right().values() for n, _ in c.values())
     )
+
+
+def test_a_topic_that_is_added_later_is_read_from_its_beginning(shell: Shell, topics: Topics) -> None:
+    topics("purchases", "browses", "alerts", partitions=2)
+    shell.send("browses", ["c1", "c2"] * 20)
+    shell.send("purchases", ["c1", "c2"] * 10)
+
+    async def body() -> None:
+        async with shell.worker():
+            await eventually(lambda: shell.counted(2) == 20)
+        shell.inputs = ("purchases", "browses")
+        async with shell.worker():
+            await eventually(lambda: shell.counted(2) == 60)
+
+    run(body())
+    assert shell.seen(2) == shell.right()
+
+
+def test_under_the_record_clock_timers_fire_oldest_first_in_several_commits_before_later_records(
+    shell: Shell, topics: Topics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More is due than fits one commit; the offset moves past the clock record at the end only."""
+    monkeypatch.setattr(worker, "DUE_LIMIT", 10)
+    (name, *_) = topics("purchases", "alerts", partitions=1)
+    core = shell.core(silence=DAY_MICROS)
+    offsets: list[int | None] = []
+    fire = core.timers
+
+    def timers(*arguments: Any) -> Any:
+        offsets.append(shell.offsets(1).get((name, 0)))
+        return fire(*arguments)
+
+    core.timers = timers  # type: ignore[assignment,method-assign]
+
+    async def body() -> None:
+        for i in range(35):
+            shell.send("purchases", [f"c{i:02}"], at=START + timedelta(minutes=i))
+        shell.tick("purchases", START + 2 * DAY, 1)
+        shell.send("purchases", ["c00"], at=START + 2 * DAY)
+        async with shell.worker(core):
+            await eventually(lambda: shell.counted(1) == 36)
+
+    run(body())
+    assert core.fired == [
+        (micros(START + timedelta(minutes=i)) + DAY_MICROS, b"c%02d" % i) for i in range(35)
+    ]
+    assert offsets == [35] * 4
+    assert shell.states(1)[b"c00"].silences == 1
+
+
+def test_under_the_record_clock_nothing_fires_before_every_topic_has_its_clock_record(
+    shell: Shell, topics: Topics
+) -> None:
+    shell.inputs = ("purchases", "browses")
+    topics(*shell.inputs, "alerts", partitions=1)
+    core = shell.core(silence=DAY_MICROS)
+
+    async def body() -> None:
+        shell.send("purchases", ["c1"])
+        shell.tick("purchases", START + 5 * DAY, 1)
+        async with shell.worker(core):
+            await eventually(lambda: shell.offsets(1).get((shell.prefix + "purchases", 0)) == 2)
+            assert core.fired == []
+            shell.tick("browses", START + DAY, 1)
+            await eventually(lambda: len(core.fired) == 1)
+
+    run(body())
+
+
+def test_a_jump_that_was_interrupted_is_finished_by_the_next_worker(
+    shell: Shell, topics: Topics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "DUE_LIMIT", 5)
+    topics("purchases", "alerts", partitions=1)
+    first, second = shell.core(silence=DAY_MICROS), shell.core(silence=DAY_MICROS)
+
+    class Interrupted(Exception):
+        pass
+
+    fire = first.timers
+
+    def timers(*arguments: Any) -> Any:
+        if len(first.fired) == 10:
+            raise Interrupted
+        return fire(*arguments)
+
+    first.timers = timers  # type: ignore[assignment,method-assign]
+
+    async def interrupted() -> None:
+        shell.send("purchases", [f"c{i:02}" for i in range(20)])
+        shell.tick("purchases", START + 2 * DAY, 1)
+        async with shell.worker(first) as working:
+            await asyncio.wait_for(asyncio.shield(working.failed), 15)
+
+    async def body() -> None:
+        async with shell.worker(second):
+            await eventually(lambda: len(second.fired) == 10)
+            await eventually(lambda: shell.waiting(1) == 0)
+
+    with pytest.raises(Interrupted):
+        run(interrupted())
+    run(body())
+    assert [key for _, key in first.fired + second.fired] == [b"c%02d" % i for i in range(20)]
+    assert sorted(shell.alerts()) == [f"c{i:02}:silent:1" for i in range(20)]
+
+
+def test_under_the_wall_clock_silence_fires_once_everything_has_been_read_and_clock_records_do_nothing(
+    shell: Shell, topics: Topics
+) -> None:
+    shell.clock = "wall"
+    shell.inputs = ("purchases", "browses")
+    topics(*shell.inputs, "alerts", partitions=1)
+    core = shell.core(silence=600_000)
+
+    async def body() -> None:
+        async with shell.worker(core) as working:
+            shell.tick("purchases", START + 9 * DAY, 1)
+            shell.send("purchases", ["c1"], at=datetime.now(UTC))
+            await eventually(lambda: core.fired != [])
+            (instant, key) = core.fired[0]
+            assert key == b"c1"
+            owned = working.ownership.get(0)
+            assert owned is not None
+            assert owned.state.live_since > 0
+            assert owned.lease.offsets[shell.prefix + "purchases"] == 2
+            assert instant >= owned.lease.offsets[shell.prefix + "browses"]
+
+    run(body())
+
+
+def test_silence_is_not_invented_while_events_lie_unread_or_redis_is_frozen(
+    shell: Shell, topics: Topics, own_redis: Callable[..., RedisServer]
+) -> None:
+    shell.clock = "wall"
+    redis = own_redis()
+    shell.redis_url, shell.patience, shell.timeout = redis.url, 30.0, 0.5
+    topics("purchases", "alerts", partitions=1)
+    core = shell.core(silence=1_500_000)
+
+    async def body() -> None:
+        async with shell.worker(core) as working:
+            await eventually(lambda: working.ownership.get(0) is not None)
+            # Each customer comes back within a second, for longer than anybody may be silent.
+            with redis.frozen():
+                for _ in range(4):
+                    shell.send("purchases", [f"c{i}" for i in range(20)], at=datetime.now(UTC))
+                    await asyncio.sleep(0.7)
+            shell.send("purchases", [f"c{i}" for i in range(20)], at=datetime.now(UTC))
+            await eventually(lambda: shell.counted(1) == 100)
+            assert core.fired == []
+            await eventually(lambda: len(core.fired) == 20)
+
+    run(body())
+
+
+def test_consumption_pauses_while_redis_is_away_and_resumes_by_itself(
+    shell: Shell, topics: Topics, own_redis: Callable[..., RedisServer]
+) -> None:
+    redis = own_redis(appendfsync="always")
+    shell.redis_url, shell.patience, shell.timeout = redis.url, 1.0, 0.5
+    topics("purchases", "alerts", partitions=2)
+
+    async def body() -> None:
+        async with shell.worker() as working:
+            shell.send("purchases", [f"c{i}" for i in range(100)])
+            await eventually(lambda: shell.counted(2) == 100)
+            redis.kill()
+            shell.send("purchases", [f"c{i}" for i in range(100)])
+            # Longer than patience: the claims are let go, the worker stays in its group.
+            await eventually(lambda: working.ownership.numbers() == [])
+            assert not working.failed.done()
+            await asyncio.to_thread(redis.start)
+            await eventually(lambda: shell.counted(2) == 200)
+            await eventually(lambda: shell.waiting(2) == 0)
+
+    run(body())
+    assert shell.seen(2) == shell.right()
+
+
+def test_a_worker_that_starts_before_redis_waits_for_it(
+    shell: Shell, topics: Topics, own_redis: Callable[..., RedisServer]
+) -> None:
+    redis = own_redis()
+    shell.redis_url, shell.patience, shell.timeout = redis.url, 0.6, 0.5
+    redis.stop()
+    topics("purchases", "alerts", partitions=1)
+
+    async def body() -> None:
+        shell.send("purchases", ["c1"])
+        async with shell.worker():
+            await asyncio.to_thread(redis.start)
+            await eventually(lambda: shell.counted(1) == 1)
+
+    run(body())
+
+
+def test_a_killed_broker_that_comes_back_is_read_on_from(
+    shell: Shell, topics: Topics, own_kafka: Callable[..., KafkaServer]
+) -> None:
+    broker = own_kafka()
+    shell.brokers = broker.brokers
+    broker.create_topics([shell.prefix + "purchases", shell.prefix + "alerts"], 2)
+
+    async def body() -> None:
+        async with shell.worker() as working:
+            shell.send("purchases", [f"c{i}" for i in range(100)])
+            await eventually(lambda: shell.counted(2) == 100)
+            broker.kill()
+            await asyncio.to_thread(broker.start)
+            shell.send("purchases", [f"c{i}" for i in range(100)])
+            await eventually(lambda: shell.counted(2) == 200, 40)
+            await eventually(lambda: shell.waiting(2) == 0, 40)
+            assert not working.failed.done()
+
+    run(body())
+    assert shell.seen(2) == shell.right()
+
+
+def test_ready_means_that_every_assigned_partition_is_claimed(shell: Shell, topics: Topics) -> None:
+    topics("purchases", "alerts", partitions=2)
+
+    async def body() -> None:
+        working = Worker(shell.settings(), core=shell.core())
+        await working.start()
+        try:
+            async with aiohttp.ClientSession(f"http://127.0.0.1:{working.http_port}") as http:
+
+                async def ready() -> tuple[int, str]:
+                    async with http.get("/readyz") as answer:
+                        return answer.status, await answer.text()
+
+                await eventually(lambda: working.ownership.numbers() == [0, 1])
+                assert await ready() == (200, "ready: 2 partitions claimed\n")
+                async with working.app.consumer.claiming:
+                    working.ownership.release(1)
+                    assert await ready() == (503, "1 of 2 partitions not claimed: 1\n")
+                async with http.get("/metrics") as answer:
+                    assert "churnwatch_partitions_assigned 2.0" in await answer.text()
+        finally:
+            await working.stop()
+
+    run(body())
+
+
+def test_messages_of_one_customer_never_overtake_each_other() -> None:
+    waiting = [
+        (b"1", Message("alerts", b"a", b"1")),
+        (b"2", Message("alerts", b"b", b"2")),
+        (b"3", Message("alerts", b"a", b"3")),
+        (b"4", Message("scores", b"a", b"4")),
+        (b"5", Message("alerts", b"a", b"5")),
+    ]
+    assert [[ident for ident, _ in wave] for wave in waves(waiting)] == [[b"1", b"2", b"4"], [b"3"], [b"5"]]
+
+
+def test_what_was_not_acknowledged_stays_in_the_outbox_and_holds_back_what_follows_it(
+    shell: Shell, topics: Topics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topics("purchases", "alerts", partitions=1)
+    monkeypatch.setattr(worker, "RELAY_INTERVAL", 0.1)
+
+    async def body() -> None:
+        async with shell.worker() as working:
+            send = working.relay._produce
+            refusals = 3
+
+            async def produce(topic: str, key: bytes | None, value: bytes | None, headers: Any) -> Any:
+                nonlocal refusals
+                if key == b"c1" and refusals:
+                    refusals -= 1
+                    raise OSError("the broker did not answer")
+                return await send(topic, key, value, headers)
+
+            working.relay._produce = produce
+            shell.send("purchases", ["c1", "c2"] * 9)
+            await eventually(lambda: shell.counted(1) == 18)
+            await eventually(lambda: shell.waiting(1) == 0)
+
+    run(body())
+    alerts = shell.alerts()
+    assert [a for a in dict.fromkeys(alerts) if a.startswith("c1:")] == [
+        f"c1:purchases:{n}" for n in (3, 6, 9)
+    ]
+    assert [a for a in dict.fromkeys(alerts) if a.startswith("c2:")] == [
+        f"c2:purchases:{n}" for n in (3, 6, 9)
+    ]
+
+
+def test_a_message_that_no_broker_takes_is_set_aside_and_holds_nobody_up(
+    shell: Shell, topics: Topics
+) -> None:
+    topics("purchases", partitions=1)
+    topics("alerts", partitions=1, max_message_bytes="2000")
+    core = shell.core()
+    decide = core.events
+
+    def events(*arguments: Any) -> Any:
+        turn = decide(*arguments)
+        turn.out.append(Message("alerts", b"big", b"x" * 5000))
+        turn.out.insert(0, Message("alerts", b"bigger", b"x" * (3 << 20)))
+        return turn
+
+    core.events = events  # type: ignore[assignment,method-assign]
+    assert shell.send("purchases", ["c1"] * 3) == 3  # before the start: one batch, one turn
+
+    async def body() -> None:
+        async with shell.worker(core):
+            await eventually(lambda: shell.counted(1) == 3)
+            await eventually(lambda: shell.waiting(1) == 0)
+
+    run(body())
+    left = {record.key() for record in read_all(shell.brokers, [shell.prefix + "alerts"])}
+    assert left == {b"c1"}
+    with shell.redis() as client:
+        assert client.xlen(f"{{{shell.application}:p0}}:parked") == 2
+
+
+def test_relay_reads_more_than_one_portion(
+    shell: Shell, topics: Topics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "COUNT", 7)
+    topics("purchases", "alerts", partitions=1)
+
+    async def body() -> None:
+        shell.send("purchases", [f"c{i % 10}" for i in range(300)])
+        async with shell.worker():
+            await eventually(lambda: shell.counted(1) == 300)
+            await eventually(lambda: shell.waiting(1) == 0)
+
+    run(body())
+    assert len(shell.alerts()) == 100
