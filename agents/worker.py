@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 DUE_LIMIT = 2000
 # Under the wall clock a partition where nothing is due still notes its clock, this seldom (microseconds).
 CLOCK_STEP = 60 * clock.SECOND
+# From when on a deadline that fires under the wall clock counts as late (microseconds).
+LATE = 60 * clock.SECOND
 # The relay is woken by each commit that leaves something, and looks by itself this often.
 RELAY_INTERVAL = 1.0
 # What was dropped is claimed again after this pause, drawn from half to whole, in seconds.
@@ -392,8 +394,9 @@ class Worker:
                 continue
             if outcome is not Outcome.COMMITTED:
                 return self._settled(owned, outcome)
-            late = (until if cause else _now()) - CLOCK_STEP
-            self.metrics.timers_late.inc(sum(instant < late for _, instant in due) if cause is None else 0)
+            if cause is None:
+                late = _now() - LATE
+                self.metrics.timers_late.inc(sum(instant < late for _, instant in due))
             if complete and _all_fired(keys, turn, until):
                 return True
             before = due
@@ -569,11 +572,12 @@ class Worker:
         number = str(owned.number)
         for topic, logical in self.logical.items():
             seen = self.app.consumer.seen(topic, owned.number)
-            if seen is not None:
-                behind = max(0, seen.end - owned.lease.offsets[topic])
-                self.metrics.lag.labels(logical, number).set(
-                    0 if seen.at_end and seen.popped <= owned.lease.offsets[topic] else behind
-                )
+            if seen is None:
+                continue
+            applied = owned.lease.offsets[topic]
+            # The last offsets of a log may be transaction markers, which are never applied.
+            caught_up = seen.at_end and seen.popped <= applied
+            self.metrics.lag.labels(logical, number).set(0 if caught_up else max(0, seen.end - applied))
 
     # ---- what leaves
 

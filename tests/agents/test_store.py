@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +24,36 @@ from agents.store import (
     connect,
 )
 from streams.message import Message, pack
-from tests.agents.harness import Redis, redis_running
+from tests.servers import RedisServer
+
+
+@dataclass(frozen=True)
+class Address:
+    """Settings as `connect` takes them."""
+
+    url: str
+    extra: dict[str, Any]
+    cluster: bool = False
+
+    def options(self) -> dict[str, Any]:
+        return dict(self.extra)
+
+
+def address(url: str, timeout: float, **more: Any) -> Address:
+    return Address(url, {"socket_timeout": timeout, "socket_connect_timeout": timeout, **more})
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
-    with redis_running(tmp_path_factory.mktemp("redis")) as running:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis of this module's own: it is frozen, filled up and made a replica."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as running:
         yield running
 
 
 @pytest.fixture
-def store_of(server: Redis) -> Callable[..., Store]:
-    server.flush()
-    return lambda patience=5.0, timeout=2.0: Store(connect(server.settings(timeout)), "app", patience)
+def store_of(server: RedisServer) -> Callable[..., Store]:
+    server.wipe()
+    return lambda patience=5.0, timeout=2.0: Store(connect(address(server.tcp_url, timeout)), "app", patience)
 
 
 def run(body: Awaitable[Any]) -> Any:
@@ -311,15 +328,15 @@ def test_every_customer_is_read_once_with_both_parts(store_of: Any) -> None:
     run(body())
 
 
-def test_a_frozen_redis_is_waited_for_and_the_commit_is_made_once(server: Redis, store_of: Any) -> None:
+def test_a_frozen_redis_is_waited_for_and_the_commit_is_made_once(server: RedisServer, store_of: Any) -> None:
     async def body() -> None:
         store = store_of(patience=20.0, timeout=0.3)
         lease = await lease_of(store)
-        server.process.send_signal(signal.SIGSTOP)
+        server.freeze()
         task = asyncio.create_task(store.commit(lease, lease.version, "t", 1, write(1, out=1)))
         await asyncio.sleep(1.0)
         assert not task.done()
-        server.process.send_signal(signal.SIGCONT)
+        server.thaw()
         assert await asyncio.wait_for(task, 10) is Outcome.COMMITTED
         assert len(await store.outbox(lease, 10)) == 1
         await store.close()
@@ -328,12 +345,12 @@ def test_a_frozen_redis_is_waited_for_and_the_commit_is_made_once(server: Redis,
 
 
 def test_patience_ends_with_an_error_of_its_own_and_a_lost_lease_ends_it_at_once(
-    server: Redis, store_of: Any
+    server: RedisServer, store_of: Any
 ) -> None:
     async def body() -> None:
         store = store_of(patience=0.8, timeout=0.2)
         lease = await lease_of(store)
-        server.process.send_signal(signal.SIGSTOP)
+        server.freeze()
         try:
             with pytest.raises(StoreAway, match="could not be reached for"):
                 await store.load(lease, [b"c"], [])
@@ -344,13 +361,13 @@ def test_patience_ends_with_an_error_of_its_own_and_a_lost_lease_ends_it_at_once
             with pytest.raises(Lost):
                 await asyncio.wait_for(task, 5)
         finally:
-            server.process.send_signal(signal.SIGCONT)
+            server.thaw()
         await store.close()
 
     run(body())
 
 
-def test_what_cannot_heal_is_said_at_once_with_what_to_do(server: Redis, store_of: Any) -> None:
+def test_what_cannot_heal_is_said_at_once_with_what_to_do(server: RedisServer, store_of: Any) -> None:
     async def body() -> None:
         store = store_of()
         lease = await lease_of(store)
@@ -364,7 +381,9 @@ def test_what_cannot_heal_is_said_at_once_with_what_to_do(server: Redis, store_o
             "ACL", "SETUSER", "reader", "on", ">secret", "~*", "+@read", "+@connection"
         )
         for user, word in (("reader", "redis.username"), ("nobody", "redis.username")):
-            denied = Store(connect(server.settings(2.0, username=user, password="secret")), "app", 5.0)
+            denied = Store(
+                connect(address(server.tcp_url, 2.0, username=user, password="secret")), "app", 5.0
+            )
             with pytest.raises(StoreBroken, match=word):
                 await denied.claim(0, 1)
             await denied.close()
@@ -373,7 +392,7 @@ def test_what_cannot_heal_is_said_at_once_with_what_to_do(server: Redis, store_o
     run(body())
 
 
-def test_a_replica_that_was_not_promoted_yet_is_waited_for(server: Redis, store_of: Any) -> None:
+def test_a_replica_that_was_not_promoted_yet_is_waited_for(server: RedisServer, store_of: Any) -> None:
     async def body() -> None:
         store = store_of(patience=10.0)
         lease = await lease_of(store)
@@ -389,19 +408,27 @@ def test_a_replica_that_was_not_promoted_yet_is_waited_for(server: Redis, store_
 
 
 @pytest.fixture
-def over_tls(tmp_path: Path) -> Iterator[Redis]:
+def over_tls(tmp_path: Path) -> Iterator[RedisServer]:
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
          "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"],
         cwd=tmp_path, check=True, capture_output=True,
     )  # fmt: skip
-    with redis_running(tmp_path, tls=True) as running:
+    server = RedisServer(tmp_path)
+    server.settings |= {
+        "port": "0", "tls-port": str(server.port), "tls-auth-clients": "no", "tls-cert-file": f"{tmp_path}/cert.pem",
+        "tls-key-file": f"{tmp_path}/key.pem", "tls-ca-cert-file": f"{tmp_path}/cert.pem",
+    }  # fmt: skip
+    with server as running:
         yield running
 
 
-def test_redis_is_reached_over_tls_and_through_a_unix_socket(over_tls: Redis) -> None:
+def test_redis_is_reached_over_tls_and_through_a_unix_socket(over_tls: RedisServer, tmp_path: Path) -> None:
+    tls = f"rediss://localhost:{over_tls.port}/0"
+    trusting = address(tls, 2.0, ssl_ca_certs=str(tmp_path / "cert.pem"))
+
     async def body() -> None:
-        for generation, settings in enumerate((over_tls.settings(2.0), over_tls.settings(2.0, unix=True))):
+        for generation, settings in enumerate((trusting, address(over_tls.url, 2.0))):
             store = Store(connect(settings), "app", 5.0)
             lease = await lease_of(store, generation)
             assert (
@@ -409,7 +436,7 @@ def test_redis_is_reached_over_tls_and_through_a_unix_socket(over_tls: Redis) ->
                 is Outcome.COMMITTED
             )
             await store.close()
-        stranger = Store(connect(over_tls.settings(2.0, trusted=False)), "app", 5.0)
+        stranger = Store(connect(address(tls, 2.0)), "app", 5.0)
         with pytest.raises(StoreBroken, match=r"redis\.ca"):
             await stranger.claim(0, 1)
         await stranger.close()
