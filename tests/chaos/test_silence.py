@@ -254,7 +254,7 @@ def fed(app: Application) -> None:
     producer = Producer({"bootstrap.servers": app.kafka.brokers, "partitioner": "murmur2_random"})
     began = now()
     end = (began // HOUR - 5) * HOUR
-    for number, at in enumerate(range(end - 13 * DAY, end, HOUR // 12)):
+    for number, at in enumerate(range((end // DAY - 13) * DAY, end, HOUR // 12)):
         send(producer, app, f"visitor-{number % 50}", at, f"v-{number}", "view")
     assert producer.flush(20) == 0
     app.launch()
@@ -266,8 +266,11 @@ def fed(app: Application) -> None:
     wait_until(lambda: clock() > began / 1e6, 60, "the clock has reached the present", every=0.1)
     # What is usual is folded with the next record.
     send(producer, app, "visitor-0", end, "last view", "view")
+    grid = Grid(app.name, app.settings.policy)
     for number in range(4):
-        send(producer, app, f"buyer-{number}", began - 2 * HOUR - 5 * 60 * SECOND, f"p-{number}")
+        # Their third look is due in a moment.
+        name = f"buyer-{number}"
+        send(producer, app, name, now() + 3 * SECOND - grid.stagger(name) - 2 * HOUR, f"p-{number}")
     assert producer.flush(20) == 0
 
 
@@ -282,7 +285,9 @@ def test_when_a_feed_stops_its_customers_are_not_missed(application: Callable[..
     control = application(clock="wall", partitions=1, batch=2000, more=watched | {"feeds.enabled": "false"})
     for each in (app, control):
         fed(each)
-    wait_until(lambda: len(warnings(control)) == 4, 60, "all would be missed if nobody watched the feed")
+    wait_until(
+        lambda: len(warnings(control)) == 4, 60, "all would be missed if nobody watched the feed", every=0.3
+    )
     wait_until(lambda: app.workers[0].metric("churnwatch_looks_held_total") >= 4, 60, "their looks are held")
     assert app.waiting() == 0
     assert not warnings(app)
