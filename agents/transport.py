@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import faust
 from aiokafka import AIOKafkaClient
+from aiokafka.conn import create_conn
 from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 from aiokafka.errors import (
@@ -28,7 +29,9 @@ from aiokafka.errors import (
     MessageSizeTooLargeError,
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
+    SaslAuthenticationFailed,
     TopicAuthorizationFailedError,
+    UnsupportedSaslMechanismError,
 )
 from aiokafka.partitioner import murmur2
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
@@ -64,6 +67,8 @@ PROOF_TIMEOUT = 5.0
 # Somebody has to ask aiokafka's coordinator for its errors; how often, and how many in a row are fatal.
 WATCHDOG_INTERVAL = 2.0
 WATCHDOG_ERRORS = 10
+# How long one attempt to reach the brokers at the start may take.
+PROBE_TIMEOUT = 5.0
 # One message may be a dead letter: a record of a megabyte, whole, with its headers.
 MAX_MESSAGE_BYTES = 2 << 20
 # What a paused fetcher sleeps before it looks again whether a partition has been claimed.
@@ -675,41 +680,57 @@ async def topic_partitions(kafka: Kafka, patience: float) -> dict[str, int]:
     Raises :class:`KafkaBroken` when no broker answers within ``patience`` seconds, or none lets us in.
     """
     end = time.monotonic() + patience
+    auth: dict[str, Any] = {"security_protocol": kafka.protocol, "ssl_context": kafka.ssl_context()}
+    if kafka.sasl is not None and kafka.password is not None:
+        auth["sasl_mechanism"] = kafka.sasl
+        auth["sasl_plain_username"] = kafka.username
+        auth["sasl_plain_password"] = kafka.password.reveal()
+    auth["request_timeout_ms"] = int(min(kafka.request_timeout, PROBE_TIMEOUT) * 1000)
     while True:
-        client = AIOKafkaClient(
-            bootstrap_servers=list(kafka.brokers),
-            request_timeout_ms=int(min(kafka.request_timeout, max(2.0, patience)) * 1000),
-            security_protocol=kafka.protocol,
-            ssl_context=kafka.ssl_context(),
-            **(
-                {
-                    "sasl_mechanism": kafka.sasl,
-                    "sasl_plain_username": kafka.username,
-                    "sasl_plain_password": kafka.password.reveal(),
-                }
-                if kafka.sasl and kafka.password
-                else {}
-            ),
-        )
+        client = AIOKafkaClient(bootstrap_servers=list(kafka.brokers), **auth)
         try:
             await client.bootstrap()
             cluster = await client.fetch_all_metadata()
             return {topic: len(cluster.partitions_for_topic(topic) or ()) for topic in cluster.topics()}
         except KafkaError as error:
-            fatal = explained(error)
-            waitable = isinstance(error, KafkaConnectionError) or error.retriable
-            if isinstance(error, AuthenticationFailedError) or not waitable or time.monotonic() >= end:
-                raise fatal from error
-            log.warning("Kafka at %s does not answer yet: %s", ", ".join(kafka.brokers), error)
+            why = await _refused(kafka, auth) or error
+            if time.monotonic() >= end or not (isinstance(why, KafkaConnectionError) or _retriable(why)):
+                raise explained(why) from error
+            log.warning("Kafka at %s does not answer yet: %r", ", ".join(kafka.brokers), why)
             await asyncio.sleep(min(1.0, max(0.0, end - time.monotonic())))
         finally:
             await client.close()
 
 
+async def _refused(kafka: Kafka, auth: Mapping[str, Any]) -> BaseException | None:
+    """Why no broker lets us in; aiokafka's bootstrap only logs it."""
+    why: BaseException | None = None
+    for broker in kafka.brokers:
+        host, _, port = broker.rpartition(":")
+        try:
+            connection = await create_conn(host.strip("[]"), int(port), **auth)
+        except (OSError, KafkaError, TimeoutError) as error:
+            why = why or error
+        else:
+            connection.close()
+            return None
+    return why
+
+
+def _retriable(error: BaseException) -> bool:
+    if isinstance(error, KafkaError):
+        return bool(error.retriable)
+    return not isinstance(error, ssl.SSLCertVerificationError)
+
+
 def explained(error: BaseException) -> KafkaBroken:
     """What an error of Kafka means to who has to act."""
     match error:
-        case AuthenticationFailedError():
+        case ssl.SSLCertVerificationError():
+            text = (
+                "Kafka shows a certificate that we do not trust: check kafka.ca and the names of the brokers."
+            )
+        case AuthenticationFailedError() | SaslAuthenticationFailed() | UnsupportedSaslMechanismError():
             text = "Kafka does not let us in: check kafka.sasl, kafka.username and kafka.password (password_file)."
         case GroupAuthorizationFailedError():
             text = (
