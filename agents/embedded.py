@@ -155,7 +155,7 @@ class _Redis:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is for us: Redis is needed until we have finished
-                preexec_fn=_die_with_parent(),  # noqa: PLW1509 -- one system call, looked up before the fork
+                preexec_fn=die_with_parent(),  # noqa: PLW1509 -- one system call, looked up before the fork
             )
             redis = cls(folder, process)
             redis._await()
@@ -236,8 +236,8 @@ def _sweep() -> None:
             continue  # somebody else's
 
 
-def _die_with_parent() -> Callable[[], None] | None:
-    """What makes the kernel end a child with the thread that started it; None where the kernel cannot."""
+def die_with_parent() -> Callable[[], None] | None:
+    """For ``preexec_fn``: makes the kernel end a child with the thread that started it; None where it cannot."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None, use_errno=True).prctl

@@ -1,0 +1,107 @@
+"""The demo, as a stranger runs it: in a process of its own, on servers that it brings along."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from agents.datasets import DatasetError
+from agents.demo import DemoError, history
+from streams.codec import Codec
+
+ROOT = Path(__file__).parents[2]
+CODEC = Codec("USD", 2, {}, frozenset())
+
+
+@contextmanager
+def demo(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "agents.cli", "demo", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={name: value for name, value in os.environ.items() if not name.startswith("CHURNWATCH_")},
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def test_a_file_is_played_warned_of_and_summed_up_and_the_demo_ends_by_itself() -> None:
+    with demo("--data", "examples/orders.csv") as process:
+        said, _ = process.communicate(timeout=180)
+        assert process.returncode == 0, said
+    warnings = re.findall(
+        r"^2026-\d\d-\d\d  c\d{6} +churn +\d+ %  No purchase for \d+ days; ", said, re.MULTILINE
+    )
+    assert warnings, said
+    summary = re.search(r"churn: .*?(\d+) raised", said)
+    assert summary is not None, said
+    assert int(summary[1]) >= len(warnings)
+    assert re.search(r"Of \d+ warnings old enough to judge, \d+ \(\d+%\) were right", said)
+
+
+def test_ctrl_c_ends_it_within_five_seconds_and_leaves_nothing_behind() -> None:
+    with demo("--data", "simulated") as process:
+        assert process.stdout is not None
+        _until_line(process, "Playing ")
+        inside = psutil.Process(process.pid)
+        _until(
+            lambda: any("worker" in " ".join(child.cmdline()) for child in inside.children(recursive=True))
+        )
+        children = inside.children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        process.communicate(timeout=20)
+        assert time.monotonic() - began < 5.0
+        assert process.returncode == 130
+        gone, left = psutil.wait_procs(children, timeout=5)
+        assert not left
+        assert gone
+
+
+def test_a_file_that_is_not_there_says_what_data_may_be() -> None:
+    with pytest.raises(DemoError, match="DATA is cdnow, cdnow-all, simulated, or the path"):
+        history("nothing.csv", CODEC)
+
+
+def test_without_a_network_cdnow_says_what_to_do_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline() -> Path:
+        raise DatasetError("no network")
+
+    monkeypatch.setattr("agents.demo.cdnow", offline)
+    with pytest.raises(DemoError, match="DATA=simulated"):
+        history("cdnow", CODEC)
+
+
+def _until_line(process: subprocess.Popen[str], start: str) -> None:
+    assert process.stdout is not None
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        ready, _, _ = select.select([process.stdout], [], [], 1.0)
+        if ready and process.stdout.readline().startswith(start):
+            return
+    raise AssertionError(f"the demo has not said {start!r}")
+
+
+def _until(condition: object) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -1,0 +1,127 @@
+"""Every command that the documents show is run, and what they refer to is there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from agents import settings
+from agents.cli import app
+from tests.servers import KafkaServer, RedisServer
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"```sh\n(.*?)```", re.DOTALL)
+LINK = re.compile(r"\]\(([^)#:]+)\)")
+SETTING = re.compile(r"`((?:policy|prior|feeds|kafka|redis|worker|shop|clock)\.[a-z_]+)`")
+
+
+def commands(page: Path) -> list[str]:
+    """The lines of a page's shell blocks."""
+    return [line for block in BLOCK.findall(page.read_text()) for line in block.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_links_to_is_there(page: Path) -> None:
+    missing = [link for link in LINK.findall(page.read_text()) if not (page.parent / link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_settings_that_a_page_names_exist(page: Path) -> None:
+    known = settings.keys().keys()
+    unknown = [
+        name for name in SETTING.findall(page.read_text()) if name not in known and f"{name}s" not in known
+    ]
+    assert not unknown
+
+
+def test_make_targets_that_a_page_names_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {words[1] for page in PAGES for words in map(str.split, commands(page)) if words[0] == "make"}
+    assert named <= targets
+    assert "demo" in named
+
+
+def test_the_walk_through_of_the_front_page_works(
+    kafka: KafkaServer, redis_server: RedisServer, prefix: str, application: str
+) -> None:
+    walk = [line for line in commands(ROOT / "README.md") if line.startswith(("export", "churnwatch"))]
+    env = {
+        **os.environ,
+        "CHURNWATCH_KAFKA__BROKERS": kafka.brokers,
+        "CHURNWATCH_KAFKA__PREFIX": prefix,
+        "CHURNWATCH_REDIS__URL": redis_server.url,
+        "CHURNWATCH_APPLICATION": application,
+        "CHURNWATCH_WORKER__HTTP_PORT": "0",
+        "COLUMNS": "200",
+    }
+    worker: subprocess.Popen[bytes] | None = None
+    said: dict[str, str] = {}
+    try:
+        for line in walk:
+            words = shlex.split(line.removesuffix("&"))
+            if words[0] == "export":
+                env.update(word.split("=", 1) for word in words[1:])
+                continue
+            command = [sys.executable, "-m", "agents.cli", *words[1:]]
+            if line.endswith("&"):
+                worker = subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.DEVNULL)
+                continue
+            if words[1] == "alerts" and "alerts" not in said:
+                _until_quiet(redis_server, application)
+            done = subprocess.run(
+                command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False
+            )
+            assert done.returncode == 0, f"{line}: {done.stderr}"
+            said[" ".join(words[1:])] = done.stdout
+        assert worker is not None
+        assert worker.poll() is None
+        assert "No purchase for" in said["alerts"]
+        assert '"transition":"raised"' in said["alerts --kind churn.raised --json"].replace(" ", "")
+        assert '"churn_probability"' in said["customers --json"]
+        assert "c000045" in said["customer c000045"]
+    finally:
+        if worker is not None:
+            worker.send_signal(signal.SIGTERM)
+            worker.wait(12)
+
+
+def _until_quiet(redis_server: RedisServer, application: str) -> None:
+    """Until the worker has applied what was sent: the clock of every partition stands at the file's end."""
+    client = redis_server.client()
+    deadline = time.monotonic() + 60
+    before: object = None
+    since = time.monotonic()
+    while time.monotonic() < deadline:
+        keys = sorted(client.scan_iter(f"{{{application}:p*}}:meta"))
+        now = [client.hgetall(key).get(b"ver") for key in keys] + [
+            client.xlen(key.replace(b":meta", b":out")) for key in keys
+        ]
+        if now != before:
+            before, since = now, time.monotonic()
+        elif keys and any(now) and time.monotonic() - since > 2.0:
+            return
+        time.sleep(0.1)
+    raise AssertionError("the worker has not come to rest")
+
+
+@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.name)
+def test_commands_of_the_other_pages_are_known_to_the_command_line(page: Path) -> None:
+    for line in commands(page):
+        words = shlex.split(line)
+        assert words[0] == "churnwatch", line
+        flags = [word for word in words if word.startswith("--")]
+        names = words[1 : 3 if words[1] in ("dlq", "topics") else 2]
+        done = CliRunner().invoke(app, [*names, "--help"], env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"})
+        assert done.exit_code == 0, line
+        assert all(flag in done.stdout for flag in flags), line
