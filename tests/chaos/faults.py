@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,8 +17,12 @@ from tests.chaos.history import headers
 Fault: TypeAlias = Callable[[Run, int], None]
 
 
-def nothing(run: Run, count: int) -> None:
-    """The run is left alone."""
+def one_after_the_other(run: Run, faults: Sequence[tuple[Fault, int]]) -> None:
+    """Each fault as often as it says, in a part of the history of its own."""
+    width = 0.9 / len(faults)
+    for place, (fault, count) in enumerate(faults):
+        run.part = 0.05 + place * width, 0.05 + (place + 1) * width
+        fault(run, count)
 
 
 def worker_killed(run: Run, count: int) -> None:
@@ -43,13 +47,18 @@ def workers_come_and_go(run: Run, count: int) -> None:
         else:
             worker = run.random.choice(running)
             took = run.application.stop(worker)
-            run.note(f"{worker.name} has gone, {took:.1f} s after SIGTERM")
-        run.kills += 1
+            run.stops.append(took)
+            run.note(f"{worker.name} has gone, {took:.2f} s after SIGTERM")
+        run.struck += 1
 
 
 def worker_frozen(run: Run, count: int) -> None:
-    """SIGSTOP beyond the session, so that another takes over, then SIGCONT. Needs two workers."""
+    """SIGSTOP beyond the session, so that another takes over, then SIGCONT."""
     application = run.application
+    while len(application.running) > 2:
+        run.stops.append(application.stop(application.running[-1]))
+    while len(application.running) < 2:
+        application.launch()
     for _ in run.moments(count):
         run.until(lambda: all(w.claimed() > 0 for w in application.running), "both workers hold partitions")
         frozen = run.random.choice(application.running)
@@ -63,7 +72,7 @@ def worker_frozen(run: Run, count: int) -> None:
         time.sleep(run.random.uniform(0, 0.3))
         run.note(f"SIGCONT {frozen.name}")
         frozen.thaw()
-        run.kills += 1
+        run.struck += 1
 
 
 def broker_killed(run: Run, count: int) -> None:
@@ -74,7 +83,7 @@ def broker_killed(run: Run, count: int) -> None:
         time.sleep(run.random.uniform(0, 2.0))
         run.application.broker_back()
         run.note("the broker is back")
-        run.kills += 1
+        run.struck += 1
 
 
 def redis_killed(run: Run, count: int) -> None:
@@ -85,7 +94,7 @@ def redis_killed(run: Run, count: int) -> None:
         time.sleep(run.random.uniform(0, 1.0))
         run.application.redis.start()
         run.note("Redis is back")
-        run.kills += 1
+        run.struck += 1
     run.rollback = True
 
 
@@ -98,7 +107,7 @@ def redis_tail_cut(run: Run, count: int) -> None:
         run.application.redis.start()
         now = run.application.applied()
         run.note(f"Redis lost {lost} bytes: from {had} to {now} records applied")
-        run.kills += 1
+        run.struck += 1
 
 
 def redis_restored(run: Run, count: int) -> None:
@@ -116,11 +125,11 @@ def redis_restored(run: Run, count: int) -> None:
             application.redis.restore(copy)
             application.redis.start()
             run.note(f"Redis restored: from {had} back to {application.applied()} records")
-            run.kills += 1
+            run.struck += 1
         else:
             application.redis.wipe()
             run.note(f"Redis wiped at {had} records")
-            run.kills += 1
+            run.struck += 1
 
 
 def killed_before_trim(run: Run, count: int) -> None:
@@ -195,4 +204,4 @@ def redis_frozen(run: Run, count: int) -> None:
             run.note("SIGSTOP Redis")
             time.sleep(run.random.uniform(1.5, 4.0))
         run.note("SIGCONT Redis")
-        run.kills += 1
+        run.struck += 1

@@ -18,6 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
 import redis
 
 from agents.send import Outgoing, Route, Sender
@@ -242,15 +243,16 @@ class Feeder(threading.Thread):
         self._given_up = threading.Event()
         self.limit = ahead
         self.produced = 0
-        self.failure: BaseException | None = None
+        self.failure: Exception | None = None
 
     def run(self) -> None:
         """Sends all of it; what keeps it from that is kept in ``failure``."""
+        # A sender gives up where a broker is away for longer than a request may take; this one has to wait.
+        kafka = msgspec.structs.replace(self._application.settings.kafka, request_timeout=120.0)
         try:
-            Sender(self._application.settings.kafka, pace=self._pace).run(self._records)
-        except BaseException as error:
+            Sender(kafka, pace=self._pace).run(self._records)
+        except Exception as error:  # noqa: BLE001 - whoever waits for the run raises it
             self.failure = error
-            raise
 
     def give_up(self) -> None:
         """Wait no longer for the workers."""
@@ -269,7 +271,11 @@ class Feeder(threading.Thread):
 
 @dataclass
 class Run:
-    """One disturbed run. ``log`` says what was done to it, for whoever has to repeat it."""
+    """One disturbed run. ``log`` says what was done to it, for whoever has to repeat it.
+
+    ``struck``: how often a fault did; ``rollback``: whether Redis went back in time; ``stops``: seconds from
+    SIGTERM to the end of a worker; ``part``: the part of the history in which faults strike.
+    """
 
     application: Application
     history: Sequence[Outgoing]
@@ -278,8 +284,10 @@ class Run:
     patience: float = 90.0
     log: list[str] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
-    kills: int = 0
+    struck: int = 0
     rollback: bool = False
+    stops: list[float] = field(default_factory=list)
+    part: tuple[float, float] = (0.05, 0.95)
 
     def __post_init__(self) -> None:
         self.random = Random(self.seed)
@@ -330,9 +338,8 @@ class Run:
 
     def moments(self, count: int) -> Iterator[int]:
         """Moments at which the workers are at work: as often as asked, spread at random over the history."""
-        total = len(self.history)
-        margin = total // 20
-        points = sorted(self.random.sample(range(margin, total - margin), count))
+        first, last = (round(len(self.history) * share) for share in self.part)
+        points = sorted(self.random.sample(range(first, last), count))
         for number, point in enumerate(points):
             # Some are always waiting, and what comes after is kept for the later moments.
             self.feeder.limit = max(self.feeder.limit, point + self.ahead)
@@ -359,4 +366,4 @@ class Run:
         """SIGKILL."""
         self.note(f"SIGKILL {worker.name}")
         worker.kill()
-        self.kills += 1
+        self.struck += 1
