@@ -1,10 +1,9 @@
-"""The worker as a process: how it ends, and that a killed one loses and doubles nothing."""
+"""The worker as a process: how it ends, and with which code. (Kills and frozen servers: ``tests/chaos``.)"""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import random
 import re
 import signal
 import subprocess
@@ -124,20 +123,6 @@ def test_with_a_frozen_redis_the_process_ends_at_the_deadline_and_at_the_second_
     assert code in {0, worker.EXIT_INTERRUPTED}
 
 
-def test_with_a_frozen_broker_the_process_ends_at_the_deadline(
-    shell: Shell, topics: Topics, start: Start, own_kafka: Callable[..., KafkaServer]
-) -> None:
-    broker = own_kafka()
-    broker.create_topics([shell.prefix + "purchases", shell.prefix + "alerts"], 1)
-    shell.brokers = broker.brokers
-    process = start(stop_deadline=2.0)
-    process.until_claimed()
-    with broker.frozen():
-        process.popen.send_signal(signal.SIGTERM)
-        code, _ = process.ended(4)
-    assert code in {0, worker.EXIT_KILLED}
-
-
 def test_a_poisoned_topic_stops_the_process_before_the_commit_and_says_how_to_go_on(
     shell: Shell, topics: Topics, start: Start
 ) -> None:
@@ -181,37 +166,3 @@ def test_a_redis_that_does_not_let_us_in_ends_the_process_with_what_to_do(
     code, _ = process.ended(40)
     assert code == 4, process.said
     assert "redis.username" in process.said
-
-
-def test_a_worker_that_is_killed_again_and_again_loses_nothing_and_doubles_nothing(
-    shell: Shell, topics: Topics, start: Start
-) -> None:
-    seed = random.randrange(1 << 30)
-    chance = random.Random(seed)
-    shell.inputs = ("purchases", "browses")
-    shell.session = 2.0
-    shell.batch = 50
-    topics(*shell.inputs, "alerts", partitions=2)
-    sent = 0
-    for _ in range(4):
-        process = start()
-        process.until_claimed()
-        for topic in shell.inputs:
-            sent += shell.send(topic, (f"c{chance.randrange(40)}" for _ in range(1500)))
-        time.sleep(chance.random() * 0.4)  # a random moment is what is tested
-        process.popen.kill()
-        process.popen.wait()
-    last = start()
-    wait_until(lambda: shell.counted(2) >= sent, 60, f"all is applied (seed {seed})")
-    wait_until(lambda: shell.waiting(2) == 0, 20, f"all has left (seed {seed})")
-    last.popen.terminate()
-    last.ended(10)
-    right = shell.right()
-    assert shell.seen(2) == right, f"seed {seed}"
-    expected = {
-        f"{key.decode()}:{topic}:{n}"
-        for key, seen in right.items()
-        for topic, (count, _) in seen.items()
-        for n in range(3, count + 1, 3)
-    }
-    assert set(shell.alerts()) == expected, f"seed {seed}"

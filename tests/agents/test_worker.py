@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import inspect
+import textwrap
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,6 +15,7 @@ import pytest
 
 from agents import relay, worker
 from agents.relay import waves
+from agents.store import Store
 from agents.worker import Worker
 from streams.message import Message
 from tests.agents.shell import START, Shell, eventually, run
@@ -247,28 +251,6 @@ def test_a_worker_that_starts_before_redis_waits_for_it(
     run(body())
 
 
-def test_a_killed_broker_that_comes_back_is_read_on_from(
-    shell: Shell, topics: Topics, own_kafka: Callable[..., KafkaServer]
-) -> None:
-    broker = own_kafka()
-    shell.brokers = broker.brokers
-    broker.create_topics([shell.prefix + "purchases", shell.prefix + "alerts"], 2)
-
-    async def body() -> None:
-        async with shell.worker() as working:
-            shell.send("purchases", [f"c{i}" for i in range(100)])
-            await eventually(lambda: shell.counted(2) == 100)
-            broker.kill()
-            await asyncio.to_thread(broker.start)
-            shell.send("purchases", [f"c{i}" for i in range(100)])
-            await eventually(lambda: shell.counted(2) == 200, 40)
-            await eventually(lambda: shell.waiting(2) == 0, 40)
-            assert not working.failed.done()
-
-    run(body())
-    assert shell.seen(2) == shell.right()
-
-
 def test_ready_means_that_every_assigned_partition_is_claimed(shell: Shell, topics: Topics) -> None:
     topics("purchases", "alerts", partitions=2)
 
@@ -382,3 +364,25 @@ def test_relay_reads_more_than_one_portion(
 
     run(body())
     assert len(shell.alerts()) == 100
+
+
+@pytest.mark.parametrize("step", [Worker._events, Worker._fire, Worker._move])
+def test_nothing_is_awaited_between_the_loaded_states_and_the_packing_of_the_commit(step: Any) -> None:
+    """So that nothing else of this worker can come between; by the source, whatever runs."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(step)))
+    awaited = [
+        (node.lineno, call.func.attr)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Await)
+        and isinstance(call := node.value, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+    ]
+    names = [name for _, name in sorted(awaited)]
+    at = names.index("_commit")
+    assert names[at - 1] in {"_load", "_fire"} if at else True
+    for packing in (Worker._commit, Store.commit):
+        body = ast.parse(textwrap.dedent(inspect.getsource(packing)))
+        first = min(node.lineno for node in ast.walk(body) if isinstance(node, ast.Await))
+        lines = inspect.getsource(packing).splitlines()
+        packed = next(n for n, line in enumerate(lines, 1) if "write.out" in line or "Write(" in line)
+        assert packed < first
