@@ -20,6 +20,7 @@ from typing import Any
 
 import msgspec
 import redis
+from confluent_kafka import KafkaException
 
 from agents.send import Outgoing, Route, Sender
 from agents.settings import Settings
@@ -228,7 +229,15 @@ class Application:
 
     def read(self, names: Sequence[str]) -> list[Record]:
         """Every record of some topics, per partition in order."""
-        return [as_record(m) for m in read_all(self.kafka.brokers, [self.topic(name) for name in names])]
+        until = time.monotonic() + 20
+        while True:
+            try:
+                return [as_record(m) for m in read_all(self.kafka.brokers, [self.topic(n) for n in names])]
+            except KafkaException:
+                # A broker that has just come back may name itself the leader before it acts as one.
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.2)
 
 
 class Feeder(threading.Thread):

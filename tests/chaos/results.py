@@ -100,7 +100,7 @@ def machine() -> dict[str, str]:
         [redis_executable() or "", "--version"], capture_output=True, text=True, check=False
     )
     version = re.search(r"v=(\S+)", said.stdout)
-    found["redis"] = version[1] if version else "unknown"
+    found["redis-server"] = version[1] if version else "unknown"
     return found | {package: metadata.version(package) for package in PACKAGES}
 
 
