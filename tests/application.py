@@ -439,15 +439,15 @@ class Application:
 
 
 def reread(
-    rows: Iterable[Row], position: Mapping[str, int], codec: Codec, customer: str
+    read: Iterable[tuple[Row, Item]], position: Mapping[str, int], customer: str
 ) -> dict[str, list[Decoded]]:
     """What an oracle reads of a customer: exactly the records up to ``position``, by topic."""
     found: dict[str, list[Decoded]] = {}
-    for row in rows:
+    for row, item in read:
+        if not isinstance(item, Decoded) or item.customer != customer:
+            continue
         if row.offset <= position.get(row.topic, -1):
-            item = codec.decode(row)
-            if isinstance(item, Decoded) and item.customer == customer:
-                found.setdefault(row.topic, []).append(item)
+            found.setdefault(row.topic, []).append(item)
     return found
 
 

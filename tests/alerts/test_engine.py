@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from alerts.engine import Missing
+from alerts.engine import Missing, _Ask
 from alerts.policy import Feeds, Policy
 from features.customer import MOST_MONEY, Customer, pack_hot
 from features.shop import DAY, HOUR
@@ -606,6 +606,14 @@ def test_a_policy_has_its_fingerprint_and_any_change_another() -> None:
 
     assert version(Policy()) == version(Policy())
     assert len({version(p) for p in (Policy(), Policy(rise=0.81), Policy(actions={}))}) == 3
+
+
+def test_the_rise_is_rounded_before_it_is_compared() -> None:
+    engine = Application().engine
+    for days in range(1, 60):
+        asked = Customer(orders=1, last_purchase=day(0))
+        (score,) = engine._score([_Ask(asked, day(days))])
+        assert score.rise == round(score.rise, 6)
 
 
 def test_a_new_customer_stands_nowhere() -> None:

@@ -38,6 +38,8 @@ def test_looks_come_daily_to_day_14_then_a_tenth_later_and_at_most_seven_days_ap
 def test_a_stagger_is_above_zero_and_at_most_one_step() -> None:
     staggers = [GRID.stagger(name) for name in NAMES]
     assert all(0 < stagger <= DAY for stagger in staggers)
+    # The one of a million names whose hash ends in six zeros.
+    assert GRID.stagger("c3668361") == DAY // 1_000_000
     finer = Grid("shop", Policy(look_days=1 / 24))
     assert all(0 < finer.stagger(name) <= HOUR for name in NAMES)
 

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from alerts.policy import Feeds, Policy
-from features.shop import DAY
+from features.shop import DAY, HOUR
 from streams.codec import Tick
 from streams.topics import BROWSES, COMPLAINTS, INPUTS, PURCHASES
 from tests.application import MINUTE, START, Application, Crash, Crashed, Log, Row, day, hours, only
@@ -98,6 +98,19 @@ def test_customers_who_are_due_at_one_instant_fire_in_their_own_order() -> None:
     raised = [s.alert for s in application.seen() if s.step == "upsell.raised"]
     assert [alert.customer for alert in raised] == sorted(names)
     assert {alert.decided_at for alert in raised} == {day(1) + hours(4)}
+
+
+def test_a_deadline_that_was_stored_too_early_does_not_overtake_one_of_the_same_instant() -> None:
+    log = Log(only=PURCHASES)
+    log.cart("zoe", day(2) - HOUR, "s1")  # read early for this one; it moves with the next
+    for name in ("zoe", "bob", "cas"):
+        log.cart(name, day(2), "s2")
+    log.tick(day(3))
+    for limit in (1, 2, 3, 2000):
+        application = Application(limit=limit, batch=1).run(log.rows)
+        raised = [seen.alert for seen in application.seen()]
+        assert [alert.customer for alert in raised] == ["bob", "cas", "zoe"]
+        assert {alert.decided_at for alert in raised} == {day(2) + hours(4)}
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
