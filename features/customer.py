@@ -201,7 +201,7 @@ def apply(customer: Customer, cold: Cold, item: Decoded, topic: int, calendar: C
     if remembered(ring, digest):
         return Applied(customer, cold, duplicate=True)
     order = b""
-    if isinstance(event, ev.Purchase):
+    if isinstance(event, ev.Purchase) and _is_paid(event):
         order = xxh3_64_digest((event.order or event.id).encode("utf-8", "surrogatepass"))
         if remembered(customer.seen_orders, order):
             return Applied(customer, cold, duplicate=True)
@@ -226,6 +226,11 @@ def apply(customer: Customer, cold: Cold, item: Decoded, topic: int, calendar: C
     return handler(new, cold, item, calendar)
 
 
+def _is_paid(event: ev.Purchase) -> bool:
+    """Whether some line is above zero; an order without one is no purchase."""
+    return any(line.amount > 0 for line in event.lines)
+
+
 def _bounded(total: int) -> int:
     """A sum of money that still fits the stored state."""
     if total > MOST_MONEY:
@@ -248,7 +253,7 @@ def _names(lines: tuple[ev.Line, ...] | list[ev.Line]) -> list[str]:
 def _purchase(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> Applied:
     event = item.event
     assert isinstance(event, ev.Purchase)
-    if not any(line.amount > 0 for line in event.lines):
+    if not _is_paid(event):
         new.others += 1
         return Applied(new, cold)
     at = item.at

@@ -63,7 +63,8 @@ CLOCK_KEY: Final = b"clock"
 MAX_BYTES: Final = 1_048_576
 MAX_DEPTH: Final = 128
 MAX_FUTURE: Final[Micros] = 5 * 60 * 1_000_000
-MIN_AT: Final[Micros] = 0
+# 0 stands for "never" in a customer.
+MIN_AT: Final[Micros] = 1_000_000
 MAX_AT: Final[Micros] = 2**53 - 1
 """Instants are scores of a sorted set, which are exact up to here (June 2255)."""
 MAX_MINOR: Final = 2**53 - 1

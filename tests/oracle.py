@@ -157,8 +157,8 @@ DECIDES = (
 
 
 def accepted(records: Iterable[Read]) -> list[Decoded]:
-    """The events that are no re-send: of an id among the last 32 of its topic, or of a purchase whose
-    order is among the last 32 orders."""
+    """The events that are no re-send: of an id among the last 32 of its topic, or of a purchase (above
+    zero) whose order is among the last 32 orders."""
     ids: dict[str, list[str]] = {}
     orders: list[str] = []
     items: list[Decoded] = []
@@ -167,7 +167,7 @@ def accepted(records: Iterable[Read]) -> list[Decoded]:
         known = ids.setdefault(record.topic, [])
         if event.id in known[-WINDOW:]:
             continue
-        if isinstance(event, ev.Purchase):
+        if isinstance(event, ev.Purchase) and is_purchase(record.item):
             order = event.order or event.id
             if order in orders[-WINDOW:]:
                 continue
