@@ -7,15 +7,19 @@ from collections import Counter
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from alerts.policy import Feeds, Policy
 from features.customer import Customer
+from features.shop import HOUR
 from streams.topics import INPUTS, PURCHASES
-from tests.application import Application, Log
+from tests.application import START, Application, Log
 from tests.laws import mix
 
 POLICY = Policy(deliver_per_minute=1)
 """A ceiling so low that it bites: what it marks must not depend on batches either."""
+CATEGORIES = st.sampled_from(["tea", "milk", None])
 FEEDS = Feeds(min_expected=5, window_days=2)
 
 
@@ -60,6 +64,51 @@ def test_batch_sizes_and_timer_limits_make_no_difference(only: str | None, batch
 def test_the_whole_output_stands_in_the_order_of_its_causes(only: str | None) -> None:
     """Not only each customer's: the ceiling counts in this order."""
     assert list(applied(only, 7, 3).messages) == list(plain(only).messages)
+
+
+@st.composite
+def lives(draw: st.DrawFn) -> Log:
+    """A few customers in one topic: close together in time, often late, with clock records anywhere."""
+    log = Log(only=PURCHASES)
+    hour = 0
+    for _ in range(draw(st.integers(5, 60))):
+        hour += draw(st.sampled_from([0, 0, 1, 4, 20, 24, 200, 800]))
+        at = START + hour * HOUR - draw(st.sampled_from([0, 0, 0, 1, 30, 400])) * HOUR
+        customer = draw(st.sampled_from(["ann", "bob", "cas"]))
+        what = draw(st.integers(0, 9))
+        history = draw(st.sampled_from([False, False, True]))
+        if what <= 2:
+            log.tick(START + hour * HOUR, history=history)
+        elif what <= 5:
+            identity = draw(st.sampled_from([None, None, "again"]))
+            log.purchase(customer, at, category=draw(CATEGORIES), identity=identity, history=history)
+        elif what == 6:
+            log.cart(
+                customer, at, draw(st.sampled_from(["s1", "s2"])), draw(st.sampled_from(["add", "remove"]))
+            )
+        elif what == 7:
+            log.complaint(customer, at, draw(st.sampled_from(["c1", "c2"])))
+            log.complaint_update(customer, at + draw(st.integers(0, 99)) * HOUR, "resolved")
+        elif what == 8:
+            log.lost(customer, at, history=history)
+        else:
+            for _ in range(4):
+                log.view(customer, at, draw(CATEGORIES), history=history)
+    log.tick(START + (hour + draw(st.sampled_from([0, 100, 10_000]))) * HOUR)
+    return log
+
+
+@settings(derandomize=True, max_examples=25, deadline=None)
+@given(lives(), st.sampled_from([1, 2, 5]), st.sampled_from([1, 2, 3]))
+def test_no_history_is_found_for_which_batches_make_a_difference(log: Log, batch: int, limit: int) -> None:
+    policy = Policy(deliver_per_minute=1, offer_pause_days=1.0)
+    expected = Application(policy=policy).run(log.rows)
+    other = Application(policy=policy, batch=batch, limit=limit).run(log.rows)
+    assert list(other.messages) == list(expected.messages)
+    assert states(other) == states(expected)
+    assert other.cold == expected.cold
+    ids = [seen.alert.id for seen in other.seen()]
+    assert len(ids) == len(set(ids))
 
 
 def test_the_mix_has_everything() -> None:
