@@ -204,8 +204,8 @@ class Engine:
         """The turn of consecutive records of ``topic``, with what they were decoded to.
 
         ``read_to`` (microseconds, wall clock only): how far every other input topic has been read.
-        Under the record clock ``items`` holds no Tick that moves the clock. Raises Missing and
-        Poisoned; nothing has changed then.
+        Under the record clock ``items`` holds no Tick: each is a step of its own, whether it moves the
+        clock or not (``moved`` remembers it). Raises Missing and Poisoned; nothing has changed then.
         """
         bound = partition.clock if self.clock == "record" else read_to
         index = INPUTS.index(topic)
