@@ -191,6 +191,7 @@ def test_4_what_was_popped_before_a_seek_back_is_void(shell: Shell, topics: Topi
 
 def test_5_faust_does_not_drop_what_is_read_again_after_a_seek_back(shell: Shell, topics: Topics) -> None:
     topics("purchases", "alerts", partitions=1)
+    shell.batch = 10
 
     async def body() -> None:
         async with shell.worker() as worker:
@@ -378,22 +379,22 @@ def test_9_without_kafkas_proof_a_higher_stored_generation_keeps_the_partition(
 
 def test_10_partition_n_of_every_topic_goes_to_one_worker(shell: Shell, topics: Topics) -> None:
     shell.inputs = ("purchases", "browses", "complaints")
-    topics(*shell.inputs, "alerts", partitions=4)
+    topics(*shell.inputs, "alerts", partitions=3)  # not even: round robin would split them
 
     async def body() -> None:
         async with shell.worker() as one:
             async with shell.worker() as two:
                 workers = one, two
-                await eventually(lambda: [len(w.ownership.numbers()) for w in workers] == [2, 2])
+                await eventually(lambda: sorted(len(w.ownership.numbers()) for w in workers) == [1, 2])
                 assert not set(one.ownership.numbers()) & set(two.ownership.numbers())
                 sent = sum(shell.send(topic, customers(200)) for topic in shell.inputs)
-                await eventually(lambda: shell.counted(4) == sent)
-            await eventually(lambda: one.ownership.numbers() == [0, 1, 2, 3])
+                await eventually(lambda: shell.counted(3) == sent)
+            await eventually(lambda: one.ownership.numbers() == [0, 1, 2])
             sent += shell.send("browses", customers(200))
-            await eventually(lambda: shell.counted(4) == sent)
+            await eventually(lambda: shell.counted(3) == sent)
 
     run(body())
-    assert shell.seen(4) == shell.right()
+    assert shell.seen(3) == shell.right()
 
 
 def test_10_unequal_numbers_of_partitions_are_refused(
