@@ -58,7 +58,6 @@ class Metrics:
         # The path, stage by stage: decode, apply (state, features, score, decide), commit, relay.
         self.stage_in = counter("stage_in_total", "Items that entered a stage of the path.", "stage")
         self.stage_out = counter("stage_out_total", "Items that left a stage of the path.", "stage")
-        self.stage_in_progress = gauge("stage_in_progress", "Items inside a stage now.", "stage")
         self.stage_last = gauge(
             "stage_last_processed_timestamp_seconds", "When a stage last finished anything.", "stage"
         )
@@ -125,13 +124,14 @@ class Metrics:
             "transition",
             "decision",
         )
-        self.suppressed = counter("alerts_suppressed_total", "Warnings held back.", "reason")
         self.feeds_silent = gauge(
             "feeds_silent", "1 where a topic's traffic fell away.", "topic", "partition"
         )
         self.scores = counter("scores_written_total", "Messages to customer-scores.")
         self.latency = histogram(
-            "event_to_alert_seconds", "From a record's Kafka timestamp until its alert is on Kafka.", SLOW
+            "event_to_alert_seconds",
+            "From the instant of a decision until its alert is on Kafka (wall clock).",
+            SLOW,
         )
 
         # The outbox and the relay.
@@ -179,8 +179,6 @@ class Metrics:
                     self.timers_fired.inc(n)
                 case ("alert", kind, transition, decision):
                     self.alerts.labels(kind, transition, decision).inc(n)
-                case ("suppressed", reason):
-                    self.suppressed.labels(reason).inc(n)
                 case ("score",):
                     self.scores.inc(n)
                 case _ if self.strict:

@@ -6,10 +6,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from typing import Any, Protocol
 
 from agents.metrics import Metrics
 from agents.store import Lease, Store
+from streams import topics
 from streams.message import Message, pack
 
 log = logging.getLogger(__name__)
@@ -31,7 +33,8 @@ class Producer(Protocol):
 class Relay:
     """Empties the outbox of one partition number after the other.
 
-    Always from the head, and a message is removed only when it was acknowledged. A message is not sent
+    ``live``: decisions happen on the wall clock, so that their age on arrival means something. Always from
+    the head, and a message is removed only when it was acknowledged. A message is not sent
     before the earlier ones of the same topic and key are acknowledged, so that what is sent again after a
     failure never overtakes.
     """
@@ -43,12 +46,15 @@ class Relay:
         kafka_name: Callable[[str], str],
         too_large: Callable[[BaseException], bool],
         metrics: Metrics,
+        *,
+        live: bool,
     ) -> None:
         self.store = store
         self._produce = produce
         self._kafka_name = kafka_name
         self._too_large = too_large
         self._metrics = metrics
+        self._live = live
 
     async def carry(self, lease: Lease) -> int:
         """Carry all that waits of one partition number; how many messages left.
@@ -78,6 +84,8 @@ class Relay:
             if error is None:
                 acknowledged.append(ident)
                 self._metrics.relayed.labels(message.topic).inc()
+                if self._live and message.topic == topics.ALERTS:
+                    self._metrics.latency.observe(since_decided(message))
             else:
                 self._metrics.relay_failures.labels(message.topic).inc()
                 if self._too_large(error):
@@ -107,6 +115,14 @@ class Relay:
             self._kafka_name(message.topic), message.key, message.value, message.headers
         )
         await acknowledgement
+
+
+def since_decided(message: Message) -> float:
+    """Seconds since the instant of the decision that a message carries; 0 where it carries none."""
+    for name, value in message.headers:
+        if name == "ce_time":
+            return max(0.0, time.time() - datetime.fromisoformat(value.decode()).timestamp())
+    return 0.0
 
 
 def waves(waiting: Sequence[tuple[bytes, Message]]) -> list[list[tuple[bytes, Message]]]:

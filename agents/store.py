@@ -406,6 +406,15 @@ class Store:
 
         await self._patiently("park", once, lease)
 
+    async def waiting(self, lease: Lease) -> int:
+        """How many messages wait to leave."""
+        out = self.keys(lease.partition)[4]
+
+        async def once() -> int:
+            return int(await self.redis.xlen(out))
+
+        return await self._patiently("waiting", once, lease)
+
     # ---- reading, without owning
 
     async def customer(self, partition: int, key: bytes) -> tuple[bytes | None, bytes | None]:

@@ -116,6 +116,10 @@ class Core(Protocol):
         """Closes a clock record."""
         ...
 
+    def silent_feeds(self, partition: Partition, at: int) -> list[str]:
+        """Input topics whose traffic is far below what is usual."""
+        ...
+
     def went_live(self, partition: Partition, at: int) -> Turn:
         """Everything was read for the first time."""
         ...
@@ -154,7 +158,14 @@ class Worker:
             self.store, tuple(self.logical), settings.clock.mode, self.core.open, self.metrics
         )
         self.app = transport.App(kafka, settings.group, settings.worker.batch, self)
-        self.relay = Relay(self.store, self.app.produce, kafka.topic, transport.is_too_large, self.metrics)
+        self.relay = Relay(
+            self.store,
+            self.app.produce,
+            kafka.topic,
+            transport.is_too_large,
+            self.metrics,
+            live=settings.clock.mode == "wall",
+        )
         self.health = Health(
             self.metrics,
             assigned=self.assigned,
@@ -166,6 +177,7 @@ class Worker:
         self._serve_http = serve_http
         self._record_clock = settings.clock.mode == "record"
         self._stopping = False
+        self._silent: dict[tuple[str, int], bool] = {}
         self._outgoing = asyncio.Event()
         self._dropped = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -522,7 +534,7 @@ class Worker:
                 owned = self.ownership.get(number)
                 if owned is None:
                     continue
-                self._measure(owned)
+                await self._safely(owned, self._measure(owned))
                 if self._record_clock:
                     continue
                 began = time.monotonic()
@@ -568,8 +580,25 @@ class Worker:
             return 0
         return clock.others_read_to(self._views(owned), topic, owned.fetches, _now())
 
-    def _measure(self, owned: Owned) -> None:
+    async def _measure(self, owned: Owned) -> bool:
+        """What only a look from outside the path tells: lag, what waits to leave, feeds that fell silent."""
         number = str(owned.number)
+        self.metrics.outbox_depth.labels(number).set(await self.store.waiting(owned.lease))
+        silent = self.core.silent_feeds(owned.state, owned.state.clock)
+        for logical in self.logical.values():
+            was = self._silent.get((logical, owned.number), False)
+            now = logical in silent
+            if now != was:
+                self._silent[logical, owned.number] = now
+                log.log(
+                    logging.WARNING if now else logging.INFO,
+                    "%s/%d: traffic %s; looks at silent customers are %s",
+                    logical,
+                    owned.number,
+                    "is far below what is usual" if now else "is back to what is usual",
+                    "held" if now else "taken again",
+                )
+            self.metrics.feeds_silent.labels(logical, number).set(now)
         for topic, logical in self.logical.items():
             seen = self.app.consumer.seen(topic, owned.number)
             if seen is None:
@@ -578,6 +607,7 @@ class Worker:
             # The last offsets of a log may be transaction markers, which are never applied.
             caught_up = seen.at_end and seen.popped <= applied
             self.metrics.lag.labels(logical, number).set(0 if caught_up else max(0, seen.end - applied))
+        return True
 
     # ---- what leaves
 

@@ -71,7 +71,7 @@ def test_the_walk_through_of_the_front_page_works(
         for line in walk:
             words = shlex.split(line.removesuffix("&"))
             if words[0] == "export":
-                env.update(word.split("=", 1) for word in words[1:])
+                env.update((word.split("=", 1)[0], word.split("=", 1)[1]) for word in words[1:])
                 continue
             command = [sys.executable, "-m", "agents.cli", *words[1:]]
             if line.endswith("&"):

@@ -55,6 +55,9 @@ class Counting:
         # What a test does in the middle of the path: after the load, before the commit.
         self.between: Callable[[str, Sequence[Item]], None] = lambda topic, items: None
 
+    def silent_feeds(self, partition: Partition, at: int) -> list[str]:
+        return []
+
     def open(self, blob: bytes | None, number: int) -> Partition:
         return unpack(blob, number)
 

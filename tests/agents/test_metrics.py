@@ -61,7 +61,6 @@ def test_counts_of_the_core_reach_their_metrics(metrics: Metrics) -> None:
             ("duplicate",): 4,
             ("late",): 5,
             ("alert", "churn", "raised", "delivered"): 6,
-            ("suppressed", "complaint"): 7,
             ("held",): 8,
         }
     )
@@ -70,7 +69,6 @@ def test_counts_of_the_core_reach_their_metrics(metrics: Metrics) -> None:
     assert value(metrics, "duplicates_total") == 4
     assert value(metrics, "late_events_total") == 5
     assert value(metrics, "alerts_total", kind="churn", transition="raised", decision="delivered") == 6
-    assert value(metrics, "alerts_suppressed_total", reason="complaint") == 7
     assert value(metrics, "looks_held_total") == 8
 
 
