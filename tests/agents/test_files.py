@@ -277,7 +277,7 @@ def test_ndjson_is_refused_line_by_line_with_the_reason_a_worker_would_give(tmp_
         '{"type":"view"',
         '{"type":"dance","id":"1","customer":"c","time":"2026-01-01T00:00:00Z"}',
         '{"type":"review","id":"1","customer":"c","time":"2026-01-01T00:00:00Z","rating":9}',
-        '{"type":"purchase","id":"1","customer":"c","time":"2026-01-01T00:00:00Z","lines":[{"amount":1}],"currency":"XXX"}',
+        '{"type":"purchase","id":"1","customer":"c","time":"2026-01-01T00:00:00Z","lines":[{"amount":1}],"currency":"QQQ"}',
     ]
     path.write_text("\n".join(lines))
     found, refused = events(path)
