@@ -146,7 +146,9 @@ def test_a_clock_record_is_a_tick_on_every_input_topic() -> None:
     for topic in topics.INPUTS:
         item = CODEC.decode(Read(value, key=CLOCK_KEY, topic="shop." + topic))
         assert item == Tick(41, 1_770_000_000_000_001, True)
-    assert CODEC.decode(Read(encode_clock(1_000_000, history=False), key=CLOCK_KEY)) == Tick(41, 1_000_000, False)
+    assert CODEC.decode(Read(encode_clock(1_000_000, history=False), key=CLOCK_KEY)) == Tick(
+        41, 1_000_000, False
+    )
 
 
 def test_a_clock_record_under_another_key_is_refused() -> None:
