@@ -13,7 +13,6 @@ from tests.chaos.harness import Application, Run
 from tests.chaos.history import simulated
 from tests.chaos.promises import _by_customer, check, deduplicated, found
 from tests.chaos.results import Book
-from tests.chaos.test_faults import SHORT
 from tests.servers import wait_until
 
 SIZES = 1, 7, 500, 2000
@@ -53,7 +52,7 @@ def prove(make: Callable[..., Application], book: Book, seed: int, size: tuple[i
 def test_batches_of_1_7_500_and_2000_give_the_same_alerts(
     application: Callable[..., Application], book: Book
 ) -> None:
-    prove(application, book, 31, SHORT)
+    prove(application, book, 31, (15, 30))
 
 
 @pytest.mark.chaos
