@@ -73,7 +73,7 @@ TESTS ?= tests
 
 .PHONY: test
 test: lint
-	$(VENV)/bin/pytest -m 'not chaos' $(TESTS)
+	$(VENV)/bin/pytest -m 'not chaos' -n 3 --dist loadfile $(TESTS)
 
 .PHONY: chaos
 chaos: $(VENV)/.dev

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import shutil
@@ -13,6 +14,8 @@ import zipfile
 from pathlib import Path
 
 PACKAGE = "Lifetimes==0.11.3"
+SHA256 = "eff6889ed364c5199d6eacbbeb7a6d559971df4406ac876f322c373f00a072ef"
+"""Of the data file itself: what is played is what was measured."""
 MEMBER = "lifetimes/datasets/CDNOW_master.txt"
 NAME = "CDNOW_master.txt"
 PATIENCE = 300.0
@@ -45,7 +48,13 @@ def cdnow(folder: Path | None = None) -> Path:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             package = _download(Path(scratch))
             part = Path(scratch) / NAME
-            part.write_bytes(_member(package))
+            content = _member(package)
+            found = hashlib.sha256(content).hexdigest()
+            if found != SHA256:
+                raise DatasetError(
+                    _why(f"what arrived is another file (SHA-256 {found[:12]}…, expected {SHA256[:12]}…)")
+                )
+            part.write_bytes(content)
             part.replace(kept)  # at once or not at all: another demo may be starting too
     except OSError as e:
         raise DatasetError(

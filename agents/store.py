@@ -406,14 +406,18 @@ class Store:
 
         await self._patiently("park", once, lease)
 
-    async def waiting(self, lease: Lease) -> int:
-        """How many messages wait to leave."""
-        out = self.keys(lease.partition)[4]
+    async def glance(self, lease: Lease) -> tuple[str, int]:
+        """The version that is stored now, and how many messages wait to leave."""
+        meta, *_, out = self.keys(lease.partition)
 
-        async def once() -> int:
-            return int(await self.redis.xlen(out))
+        async def once() -> tuple[str, int]:
+            pipeline = self.redis.pipeline(transaction=False)
+            pipeline.hget(meta, "ver")
+            pipeline.xlen(out)
+            version, waiting = await pipeline.execute()
+            return (version or b"").decode(), int(waiting)
 
-        return await self._patiently("waiting", once, lease)
+        return await self._patiently("glance", once, lease)
 
     # ---- reading, without owning
 

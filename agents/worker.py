@@ -534,13 +534,13 @@ class Worker:
                 owned = self.ownership.get(number)
                 if owned is None:
                     continue
-                await self._safely(owned, self._measure(owned))
-                if self._record_clock:
-                    continue
-                began = time.monotonic()
                 async with self.ownership.lock(number):
-                    if self.ownership.get(number) is owned:
-                        await self._safely(owned, self._sweep(owned))
+                    if self.ownership.get(number) is not owned:
+                        continue
+                    if not await self._safely(owned, self._measure(owned)) or self._record_clock:
+                        continue
+                    began = time.monotonic()
+                    await self._safely(owned, self._sweep(owned))
                 self.metrics.sweep_duration.observe(time.monotonic() - began)
 
     async def _sweep(self, owned: Owned) -> bool:
@@ -581,9 +581,13 @@ class Worker:
         return clock.others_read_to(self._views(owned), topic, owned.fetches, _now())
 
     async def _measure(self, owned: Owned) -> bool:
-        """What only a look from outside the path tells: lag, what waits to leave, feeds that fell silent."""
+        """What only a look from outside the path tells: lag, what waits to leave, feeds that fell silent,
+        and a Redis that was wiped or restored while nothing arrived that would have found out."""
         number = str(owned.number)
-        self.metrics.outbox_depth.labels(number).set(await self.store.waiting(owned.lease))
+        version, waiting = await self.store.glance(owned.lease)
+        if version != owned.lease.version:
+            return self._drop(owned, "restored")
+        self.metrics.outbox_depth.labels(number).set(waiting)
         silent = self.core.silent_feeds(owned.state, owned.state.clock)
         for logical in self.logical.values():
             was = self._silent.get((logical, owned.number), False)

@@ -156,6 +156,22 @@ def test_3_a_redis_that_was_wiped_is_claimed_again_and_everything_is_read_anew(
     assert shell.seen(1) == shell.right()
 
 
+def test_3_a_redis_that_was_wiped_is_noticed_although_nothing_arrives(shell: Shell, topics: Topics) -> None:
+    topics("purchases", "alerts", partitions=1)
+
+    async def body() -> None:
+        shell.send("purchases", customers(60))
+        async with shell.worker() as worker:
+            await eventually(lambda: shell.counted(1) == 60)
+            shell.roll_back(0, {})
+            assert shell.counted(1) == 0
+            await eventually(lambda: shell.counted(1) == 60)
+            assert worker.metrics.resyncs.labels("restored")._value.get() == 1
+
+    run(body())
+    assert shell.seen(1) == shell.right()
+
+
 def test_4_what_was_popped_before_a_seek_back_is_void(shell: Shell, topics: Topics) -> None:
     """Positions are of the popping, in aiokafka's thread: otherwise what was lost looks like a hole."""
     topics("purchases", "alerts", partitions=1)
