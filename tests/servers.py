@@ -57,7 +57,9 @@ def free_port() -> int:
         with socket.socket() as probe:
             # Below the range from which the system takes the ports of outgoing connections, one of which could
             # otherwise get hold of a server's port while that server is down.
-            port = 20_000 + int.from_bytes(os.urandom(2), "big") % 10_000
+            # Test processes side by side have a thousand each: a port is free until its server has started.
+            side = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+            port = 20_000 + side % 10 * 1_000 + int.from_bytes(os.urandom(2), "big") % 1_000
             if port in _given:
                 continue
             try:
