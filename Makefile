@@ -86,7 +86,7 @@ ifeq ($(SERVERS),local)
 	@export CHURNWATCH_LOCAL_DIR=deploy/local/run/demo; \
 	trap 'deploy/local/stop' EXIT; trap 'exit 130' INT TERM; \
 	settings=$$(deploy/local/start --fresh) || { trap - EXIT; exit 1; }; eval "$$settings"; \
-	$(VENV)/bin/churnwatch demo --data '$(DATA)' --servers settings
+	$(VENV)/bin/churnwatch demo --data '$(DATA)' --servers given
 else
 	@exec $(VENV)/bin/churnwatch demo --data '$(DATA)' --servers '$(SERVERS)'
 endif

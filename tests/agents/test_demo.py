@@ -19,20 +19,22 @@ import pytest
 from agents.datasets import DatasetError
 from agents.demo import DemoError, history
 from streams.codec import Codec
+from tests.servers import KafkaServer, RedisServer
 
 ROOT = Path(__file__).parents[2]
 CODEC = Codec("USD", 2, {}, frozenset())
 
 
 @contextmanager
-def demo(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+def demo(*arguments: str, **settings: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [sys.executable, "-m", "agents.cli", "demo", *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={name: value for name, value in os.environ.items() if not name.startswith("CHURNWATCH_")},
+        env={name: value for name, value in os.environ.items() if not name.startswith("CHURNWATCH_")}
+        | settings,
     )
     try:
         yield process
@@ -54,6 +56,17 @@ def test_a_file_is_played_warned_of_and_summed_up_and_the_demo_ends_by_itself() 
     assert summary is not None, said
     assert int(summary[1]) >= len(warnings)
     assert re.search(r"Of \d+ warnings old enough to judge, \d+ \(\d+%\) were right", said)
+
+
+def test_it_runs_on_a_given_kafka_and_redis_with_the_words_that_the_makefile_uses(
+    kafka: KafkaServer, redis_server: RedisServer
+) -> None:
+    assert "--servers given" in (ROOT / "Makefile").read_text()
+    servers = {"CHURNWATCH_KAFKA__BROKERS": kafka.brokers, "CHURNWATCH_REDIS__URL": redis_server.url}
+    with demo("--data", "examples/orders.csv", "--servers", "given", **servers) as process:
+        said, _ = process.communicate(timeout=180)
+        assert process.returncode == 0, said
+    assert re.search(r"churn: .*?\d+ raised", said), said
 
 
 def test_ctrl_c_ends_it_within_five_seconds_and_leaves_nothing_behind() -> None:
