@@ -50,6 +50,7 @@ LINES_A_SECOND = 6
 READY_WITHIN = 60.0
 QUIET = 1.5
 """Seconds without an alert after which all are printed, once the worker has relayed everything."""
+PARTS = ("meta", "hot", "cold", "due", "out")
 STILL_FOR = 120.0
 """Seconds without any progress after which the demo gives up and says so."""
 
@@ -174,9 +175,13 @@ def play(data: str, settings: Settings, embedded: Embedded | None) -> None:
     else:
         partitions = _create(settings, names)
     say(f"Playing {played.title}.")
-    with WorkerProcess(settings) as worker:
-        worker.until_ready(READY_WITHIN)
-        _Play(settings, played, partitions, worker).run()
+    try:
+        with WorkerProcess(settings) as worker:
+            worker.until_ready(READY_WITHIN)
+            _Play(settings, played, partitions, worker).run()
+    finally:
+        if embedded is None:
+            _remove(settings, names, partitions)
 
 
 def _create(settings: Settings, names: list[str]) -> int:
@@ -189,6 +194,21 @@ def _create(settings: Settings, names: list[str]) -> int:
         except KafkaException as error:
             raise DemoError(f"Cannot create the topic {name}: {error.args[0].str()}") from error
     return PARTITIONS
+
+
+def _remove(settings: Settings, names: list[str], partitions: int) -> None:
+    """What the demo has made on servers that are not its own."""
+    application = settings.application
+    states = [f"{{{application}:p{number}}}:{part}" for number in range(partitions) for part in PARTS]
+    with redis.Redis.from_url(settings.redis.url, **settings.redis.options()) as client:
+        for key in (*states, f"{application}:layout"):
+            client.delete(key)
+    admin = AdminClient(settings.kafka.librdkafka())
+    for name, future in admin.delete_topics(names).items():
+        try:
+            future.result(30)
+        except KafkaException as error:
+            say(f"The topic {name} is left behind: {error.args[0].str()}")
 
 
 def _free_port() -> int:

@@ -19,7 +19,7 @@ import pytest
 from agents.datasets import DatasetError
 from agents.demo import DemoError, history
 from streams.codec import Codec
-from tests.servers import KafkaServer, RedisServer
+from tests.servers import KafkaServer, RedisServer, wait_until
 
 ROOT = Path(__file__).parents[2]
 CODEC = Codec("USD", 2, {}, frozenset())
@@ -67,6 +67,9 @@ def test_it_runs_on_a_given_kafka_and_redis_with_the_words_that_the_makefile_use
         said, _ = process.communicate(timeout=180)
         assert process.returncode == 0, said
     assert re.search(r"churn: .*?\d+ raised", said), said
+    # What is not the demo's own is left as it was.
+    assert not list(redis_server.client().scan_iter("*demo-*"))
+    wait_until(lambda: not [name for name in kafka.admin().list_topics().topics if name.startswith("demo-")])
 
 
 def test_ctrl_c_ends_it_within_five_seconds_and_leaves_nothing_behind() -> None:
