@@ -24,7 +24,7 @@ from agents.store import (
     connect,
 )
 from streams.message import Message, pack
-from tests.servers import RedisServer
+from tests.servers import RedisServer, wait_until
 
 
 @dataclass(frozen=True)
@@ -442,3 +442,41 @@ def test_redis_is_reached_over_tls_and_through_a_unix_socket(over_tls: RedisServ
         await stranger.close()
 
     run(body())
+
+
+def test_in_a_cluster_each_partition_lies_on_one_node_and_commits_as_elsewhere(
+    own_redis: Callable[..., RedisServer],
+) -> None:
+    nodes = [own_redis(settings={"cluster-enabled": "yes", "cluster-node-timeout": "2000"}) for _ in range(2)]
+    clients = [node.client() for node in nodes]
+    clients[0].execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 8191)
+    clients[1].execute_command("CLUSTER", "ADDSLOTSRANGE", 8192, 16383)
+    clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", nodes[1].port)
+    wait_until(lambda: all(b"cluster_state:ok" in _info(client) for client in clients), 30)
+
+    async def body() -> None:
+        settings = address(f"redis://127.0.0.1:{nodes[0].port}/0", 2.0)
+        store = Store(connect(Address(settings.url, settings.extra, cluster=True)), "app", 10.0)
+        assert await store.layout(Layout(4, "record")) == Layout(4, "record")
+        for partition in range(4):
+            lease = await lease_of(store, 1, partition)
+            assert await store.commit(lease, lease.version, "t", 1, write(3, out=2)) is Outcome.COMMITTED
+            hot, _ = await store.load(lease, [b"c0", b"c2", b"nobody"], [])
+            assert hot == {b"c0": b"h3", b"c2": b"h3", b"nobody": None}
+            waiting = await store.outbox(lease, 10)
+            await store.trim(lease, [ident for ident, _ in waiting])
+            assert len(waiting) == 2
+            assert (await store.glance(lease))[1] == 0
+            assert len(await store.due(lease, 2**52, 10)) == 3
+        await store.close()
+
+    run(body())
+    keys = [{key.split(b":")[1] for key in client.keys("{app:*")} for client in clients]
+    assert keys[0]
+    assert keys[1]
+    assert not keys[0] & keys[1]
+
+
+def _info(client: Any) -> bytes:
+    answer = client.execute_command("CLUSTER", "INFO")
+    return answer if isinstance(answer, bytes) else str(answer).encode()
