@@ -448,7 +448,7 @@ def test_in_a_cluster_each_partition_lies_on_one_node_and_commits_as_elsewhere(
     own_redis: Callable[..., RedisServer],
 ) -> None:
     nodes = [own_redis(settings={"cluster-enabled": "yes", "cluster-node-timeout": "2000"}) for _ in range(2)]
-    clients = [node.client() for node in nodes]
+    clients: list[Any] = [node.client() for node in nodes]
     clients[0].execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 8191)
     clients[1].execute_command("CLUSTER", "ADDSLOTSRANGE", 8192, 16383)
     clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", nodes[1].port)

@@ -26,6 +26,7 @@ from aiokafka.cluster import ClusterMetadata
 from aiokafka.consumer import fetcher, group_coordinator, subscription_state
 from aiokafka.consumer.consumer import AIOKafkaConsumer
 from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
+from aiokafka.errors import IllegalStateError
 from aiokafka.structs import TopicPartition
 from faust.app.base import App as FaustApp
 from faust.sensors.monitor import Monitor
@@ -41,6 +42,7 @@ from mode.threads import MethodQueue, ServiceThread, WorkerThread
 
 from agents import transport
 from agents.settings import Kafka, Secret
+from tests.servers import KafkaServer
 
 
 @pytest.mark.parametrize(
@@ -365,3 +367,28 @@ def test_uvloop_is_the_loop_of_the_process_and_of_fausts_threads() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["uvloop", "True"], done.stderr
+
+
+def test_a_partition_that_a_rebalance_has_taken_away_is_not_sought(
+    kafka: KafkaServer, topics: Callable[..., list[str]]
+) -> None:
+    """aiokafka refuses to seek what is not assigned; a rebalance between a claim and its seek makes that happen."""
+    (name,) = topics("purchases", partitions=2)
+    kept, gone = TopicPartition(name, 0), TopicPartition(name, 1)
+
+    async def body() -> None:
+        consumer = AIOKafkaConsumer(bootstrap_servers=kafka.brokers, group_id=name, enable_auto_commit=False)
+        consumer.assign([kept])
+        await consumer.start()
+        try:
+            with pytest.raises(IllegalStateError):
+                consumer.seek(gone, 0)
+            thread: Any = SimpleNamespace(_ensure_consumer=lambda: consumer, popped={}, epoch=4, seen={})
+            starts = {(name, 0): 7, (name, 1): 9}
+            assert await transport.ConsumerThread.seek_exact(thread, starts) == (5, {(name, 0)})
+            assert thread.popped == {(name, 0): 7}
+            assert await consumer.position(kept) == 7
+        finally:
+            await consumer.stop()
+
+    asyncio.run(body())
