@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from types import FrameType
 from typing import Any, Protocol
@@ -178,6 +179,7 @@ class Worker:
         self._record_clock = settings.clock.mode == "record"
         self._stopping = False
         self._silent: dict[tuple[str, int], bool] = {}
+        self._withheld: Counter[str] = Counter()
         self._outgoing = asyncio.Event()
         self._dropped = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -441,6 +443,9 @@ class Worker:
         if outcome is Outcome.COMMITTED:
             owned.state = turn.partition
             self.metrics.count(turn.counts)
+            for what, n in turn.counts.items():
+                if what[0] == "alert" and what[3] != "delivered":
+                    self._withheld[what[3]] += n
             self.metrics.state_bytes.labels("hot").inc(sum(map(len, turn.hot.values())))
             self.metrics.state_bytes.labels("cold").inc(sum(map(len, turn.cold.values())))
             self.metrics.stage_out.labels("commit").inc()
@@ -527,7 +532,10 @@ class Worker:
 
     async def _keep_sweeping(self) -> None:
         while not self._stopping:
+            before = self._withheld.total()
             await asyncio.sleep(self.settings.worker.sweep_interval)
+            if before and before == self._withheld.total():
+                self._sum_up()
             for number in self.ownership.numbers():
                 if self.app.rebalancing:
                     break
@@ -542,6 +550,19 @@ class Worker:
                     began = time.monotonic()
                     await self._safely(owned, self._sweep(owned))
                 self.metrics.sweep_duration.observe(time.monotonic() - began)
+
+    def _sum_up(self) -> None:
+        """One line for all that was withheld since the last one, when a flood has come to rest."""
+        why = {
+            "history": "from an archive or of before go-live",
+            "silent": "known before the archive's end, the new policy or the new model",
+            "ceiling": "above policy.deliver_per_minute",
+        }
+        counted = ", ".join(f"{n} {why[decision]}" for decision, n in sorted(self._withheld.items()))
+        log.warning(
+            "Alerts withheld and kept in %s: %s", self.settings.kafka.topic(topics.DECISIONS), counted
+        )
+        self._withheld.clear()
 
     async def _sweep(self, owned: Owned) -> bool:
         """Fire what is due by the partition's wall clock, and note when it first had read everything."""

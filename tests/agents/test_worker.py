@@ -14,12 +14,15 @@ import aiohttp
 import pytest
 
 from agents import relay, worker
+from agents.files import Reading, Refusal, read
 from agents.relay import waves
+from agents.send import Route, Sender, feed
 from agents.store import Store
 from agents.worker import Worker
+from streams.codec import Codec
 from streams.message import Message
 from tests.agents.shell import START, Shell, eventually, run
-from tests.servers import KafkaServer, RedisServer, read_all
+from tests.servers import ROOT, KafkaServer, RedisServer, read_all
 
 Topics = Callable[..., list[str]]
 DAY = timedelta(days=1)
@@ -386,3 +389,38 @@ def test_nothing_is_awaited_between_the_loaded_states_and_the_packing_of_the_com
         lines = inspect.getsource(packing).splitlines()
         packed = next(n for n, line in enumerate(lines, 1) if "write.out" in line or "Write(" in line)
         assert packed < first
+
+
+def test_an_archive_updates_everything_delivers_nothing_and_is_summed_up_in_one_line(
+    shell: Shell, topics: Topics, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = topics("purchases", "alerts", "decisions", "customer-scores", partitions=2)
+    codec = Codec("USD", 2, {}, frozenset())
+
+    async def body() -> None:
+        settings = shell.settings()
+        worker = Worker(settings, serve_http=False)
+        await asyncio.wait_for(worker.start(), 30)
+        try:
+            entries = read(ROOT / "examples/orders.csv", Reading(codec, history=True), _unexpected)
+            route = Route({"purchases": 2}, shell.prefix)
+            sent = await asyncio.to_thread(
+                lambda: Sender(settings.kafka).run(feed(entries, route, history=True))
+            )
+            await eventually(lambda: sum(shell.offsets(2).values()) == sent, 60)
+            await eventually(lambda: shell.waiting(2) == 0)
+            await eventually(lambda: "Alerts withheld" in caplog.text)
+        finally:
+            await asyncio.wait_for(worker.stop(), 15)
+
+    with caplog.at_level("WARNING", "agents.worker"):
+        run(body())
+    withheld = read_all(shell.brokers, [names[2]])
+    assert not read_all(shell.brokers, [names[1]])
+    assert withheld
+    (line,) = [record.getMessage() for record in caplog.records if "withheld" in record.getMessage()]
+    assert f": {len(withheld)} from an archive" in line
+
+
+def _unexpected(refusal: Refusal) -> None:
+    pytest.fail(f"line {refusal.line}: {refusal.reason}")
