@@ -746,7 +746,7 @@ def explained(error: BaseException) -> KafkaBroken:
                 "the topic was created anew while the worker ran). Start the worker again: it says how many records "
                 "are missing."
             )
-        case KafkaConnectionError():
+        case KafkaConnectionError() | OSError():  # a refused connection, an unknown host, a time-out
             text = "No broker answers: check kafka.brokers, kafka.tls, and that the brokers run."
         case _:
             text = "Kafka cannot go on."

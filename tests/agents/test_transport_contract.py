@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
+import socket
 import ssl
 import subprocess
 import sys
@@ -392,3 +393,10 @@ def test_a_partition_that_a_rebalance_has_taken_away_is_not_sought(
             await consumer.stop()
 
     asyncio.run(body())
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionRefusedError(111, "refused"), TimeoutError(), socket.gaierror(-2, "unknown host")]
+)
+def test_a_broker_that_is_not_there_is_explained_with_what_to_check(error: OSError) -> None:
+    assert "No broker answers: check kafka.brokers" in str(transport.explained(error))
