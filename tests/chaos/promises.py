@@ -295,6 +295,12 @@ def _identities(seen: Found) -> None:
         ), f"{alert.id} is not the id of {what}"
 
 
+def _of(first: dict[str, Left], customer: str) -> list[Alert]:
+    """One customer's alerts in the order in which they came first."""
+    alerts = (decode_alert(ident, message.value or b"") for ident, message in first.items())
+    return [alert for alert in alerts if alert.customer == customer]
+
+
 def _sequences(seen: Found) -> None:
     """First deliveries of one customer come in `sequence`, and none is missing."""
     for name in (topics.ALERTS, topics.DECISIONS):
@@ -302,7 +308,10 @@ def _sequences(seen: Found) -> None:
         first, _ = deduplicated(seen.left[name])
         for ident, message in first.items():
             alert = decode_alert(ident, message.value or b"")
-            assert alert.sequence > last.get(alert.customer, 0), f"{ident} of {alert.customer} comes too late"
+            assert alert.sequence > last.get(alert.customer, 0), (
+                f"{alert.kind}.{alert.transition} {ident} of {alert.customer} comes too late: "
+                f"{[(a.sequence, a.transition, events.rfc3339(a.decided_at)) for a in _of(first, alert.customer)]}"
+            )
             last[alert.customer] = alert.sequence
     numbers: dict[str, set[int]] = defaultdict(set)
     for _, alert in _alerts(seen):
