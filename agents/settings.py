@@ -23,6 +23,7 @@ import msgspec
 from msgspec import Meta
 from msgspec import inspect as shape
 
+from agents.meanings import MEANINGS
 from alerts.policy import Feeds, Policy
 from features.shop import Shop
 from models.snapshot import Prior
@@ -227,10 +228,11 @@ class Worker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Origin(NamedTuple):
-    """The layer a value came from: ``layer`` sorts, ``where`` is for people."""
+    """The layer a value came from: ``layer`` sorts, ``where`` is for people, ``line`` is that of a file."""
 
     layer: Literal["default", "file", "environment", "flag"]
     where: str
+    line: int | None = None
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -298,6 +300,7 @@ class Key(NamedTuple):
     allowed: str
     secret: bool
     kind: Any
+    meaning: str
 
     @property
     def variable(self) -> str:
@@ -340,12 +343,31 @@ def written(value: Any) -> str:
     return str(value)
 
 
+def shown(key: Key, value: Any) -> str:
+    """A value as it may be shown: a secret masked, and in an address whatever stands before its host."""
+    if key.secret and value is not None:
+        return written(Secret(""))
+    return "unset" if value is None else written(_bare(value) if key.name in _ADDRESSES else value)
+
+
+_ADDRESSES = frozenset({"redis.url", "kafka.brokers"})
+
+
+def _bare(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_bare(each) for each in value]
+    if not isinstance(value, str):
+        return value
+    value = re.sub(r"^([A-Za-z]+://)?.*@", r"\1********@", value, flags=re.DOTALL)
+    return re.sub(r"(password=)[^&]*", r"\1********", value)
+
+
 def _key(name: str, field: msgspec.structs.FieldInfo) -> Key:
     default = field.default
     if default is msgspec.NODEFAULT and field.default_factory is not msgspec.NODEFAULT:
         default = field.default_factory()
     info = shape.type_info(field.type)
-    return Key(name, default, _allowed(info), _is_secret(info), field.type)
+    return Key(name, default, _allowed(info), _is_secret(info), field.type, MEANINGS.get(name, ""))
 
 
 def _is_secret(info: shape.Type) -> bool:
@@ -426,7 +448,8 @@ class _Loader:
     def file(self, path: Path) -> None:
         where = f"the file {path}"
         try:
-            document = tomllib.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            document = tomllib.loads(text)
         except OSError as e:
             self.wrong(
                 str(path), f"cannot read {where}: {e.strerror or e}. Check the path and its permissions."
@@ -436,15 +459,26 @@ class _Loader:
         except tomllib.TOMLDecodeError as e:
             self.wrong(str(path), f"cannot read {where}: it is not TOML: {e}.")
         else:
-            origin = Origin("file", where)
+            lines = _lines(text)
+
+            def origin(name: str) -> Origin:
+                line = lines.get(name)
+                return Origin("file", where if line is None else f"line {line} of {where}", line)
+
             for name, value in document.items():
                 if name in self.sections and isinstance(value, dict):
                     for inner, deep in value.items():
-                        self.take(f"{name}.{inner}", deep, origin, text=False)
+                        key = f"{name}.{inner}"
+                        if key in self.keys and self.is_table(key) and isinstance(deep, dict):
+                            for entry, one in _flat(deep):
+                                self.take(f"{key}.{entry}", one, origin(f"{key}.{entry}"), text=False)
+                        else:
+                            self.take(key, deep, origin(key), text=False)
                 elif name in self.sections:
-                    self.wrong(name, f"{name} = {written(value)} in {where}: must be a section, [{name}].")
+                    said = f"{name} = {written(value)} in {origin(name).where}"
+                    self.wrong(name, f"{said}: must be a section, [{name}].")
                 else:
-                    self.take(name, value, origin, text=False)
+                    self.take(name, value, origin(name), text=False)
 
     def environment(self, env: Mapping[str, str]) -> None:
         variables = {key.variable: key.name for key in self.keys.values()}
@@ -581,6 +615,14 @@ class _Loader:
             self.given.pop("redis.url")
             self.refuse("redis.url", "(unreadable)", given.origin, self.keys["redis.url"])
             return
+        if parts.scheme in {"redis", "rediss"} and "@" in parts.path + parts.query + parts.fragment:
+            self.given.pop("redis.url")
+            self.wrong(
+                "redis.url",
+                f"redis.url in {given.origin.where} has an @ after its host: in a password inside an address write "
+                f"/ as %2F, ? as %3F, # as %23 and @ as %40, or set the variable {PREFIX}REDIS__PASSWORD instead.",
+            )
+            return
         if parts.password is None and parts.username is None and "password=" not in parts.query:
             return
         if given.origin.layer != "environment" or "password=" in parts.query:
@@ -627,8 +669,8 @@ class _Loader:
     def refuse(self, name: str, value: Any, origin: Origin, key: Key | None = None, why: str = "") -> None:
         key = key or self.keys.get(name)
         allowed = why or (key.allowed if key else "")
-        shown = "********" if key is not None and key.secret else written(value)
-        self.wrong(name, f"{name} = {shown} in {origin.where}: must be {allowed}.")
+        said = shown(key, value) if key is not None else written(value)
+        self.wrong(name, f"{name} = {said} in {origin.where}: must be {allowed}.")
 
     def wrong(self, key: str, text: str) -> None:
         self.problems.append(Problem(key, text))
@@ -661,6 +703,37 @@ def _decode(kind: type, value: Any) -> Any:
     if kind is Secret and isinstance(value, str):
         return Secret(value)
     raise msgspec.ValidationError("not a secret")
+
+
+def _lines(text: str) -> dict[str, int]:
+    """The line on which each dotted key of a TOML document begins, counted from 1."""
+    found: dict[str, int] = {}
+    table = ""
+    begun: list[str] = []
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
+        begun.append(line)
+        try:  # a statement is whole when it can be read: one that goes on over several lines cannot before its last
+            statement = tomllib.loads("\n".join(begun))
+        except tomllib.TOMLDecodeError:
+            continue
+        names = [name for name, _ in _flat(statement)]
+        if line.lstrip().startswith("[") and len(begun) == 1:
+            table = _path(statement)
+            found.setdefault(table, number)
+        for name in names:
+            found[f"{table}.{name}" if table else name] = number - len(begun) + 1
+        begun = []
+    return found
+
+
+def _path(header: Mapping[str, Any]) -> str:
+    """The dotted name of the table that a header alone opens."""
+    names = []
+    while header:
+        name, deeper = next(iter(header.items()))
+        names.append(name)
+        header = deeper if isinstance(deeper, dict) else {}
+    return ".".join(names)
 
 
 def _flat(table: Mapping[str, Any], under: str = "") -> Iterator[tuple[str, Any]]:

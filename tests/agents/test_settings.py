@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from agents.meanings import MEANINGS, SECTIONS
 from agents.settings import Kafka, Origin, Redis, Secret, Settings, SettingsError, keys, redacted
 
 DOCS = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -28,6 +29,34 @@ def test_nothing_set_gives_the_defaults() -> None:
     assert settings.origin("kafka.brokers") == Origin("default", "the default")
 
 
+def test_a_key_of_a_file_knows_its_line_however_it_is_written(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(
+        'kafka.prefix = "a."  # dotted\n'
+        "\n"
+        "[shop]\r\n"
+        "closing_days = [  # of several lines\n"
+        '  "2026-12-25",\n'
+        "]\n"
+        "rates = {EUR = 1.1}\n"
+        "[policy.actions]\n"
+        '"high.repeat" = """\n'
+        'visit"""\n'
+        'medium.repeat = "call"\n'
+    )
+    settings = Settings.load(file)
+    lines = {name: origin.line for name, origin in settings.origins.items()}
+    assert lines == {
+        "kafka.prefix": 1,
+        "shop.closing_days": 4,
+        "shop.rates": 7,
+        "shop.rates.EUR": 7,
+        "policy.actions": 11,
+        "policy.actions.high.repeat": 9,
+        "policy.actions.medium.repeat": 11,
+    }
+
+
 def test_flags_are_over_the_environment_and_the_environment_is_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text('application = "a"\n[worker]\nbatch = 1\nhttp_port = 1\nlog_level = "debug"\n')
@@ -41,7 +70,7 @@ def test_flags_are_over_the_environment_and_the_environment_is_over_the_file(tmp
     assert settings.application == "b"
     assert settings.origin("worker.batch").layer == "flag"
     assert settings.origin("worker.http_port").where == "the variable CHURNWATCH_WORKER__HTTP_PORT"
-    assert settings.origin("worker.log_level").where == f"the file {file}"
+    assert settings.origin("worker.log_level") == Origin("file", f"line 5 of the file {file}", 5)
 
 
 def test_text_from_the_environment_becomes_numbers_lists_truth_and_tables() -> None:
@@ -71,7 +100,7 @@ def test_an_empty_variable_is_not_set() -> None:
 def test_a_value_that_is_not_allowed_names_key_value_layer_and_what_is(tmp_path: Path) -> None:
     said = refusal(tmp_path, "[policy]\nhigh = 1.5\n")
     assert said == (
-        f"policy.high = 1.5 in the file {tmp_path}/churnwatch.toml: must be a number from 0 to 1."
+        f"policy.high = 1.5 in line 2 of the file {tmp_path}/churnwatch.toml: must be a number from 0 to 1."
     )
     said = refusal(tmp_path, env={"CHURNWATCH_CLOCK__MODE": "sun"})
     assert said == 'clock.mode = "sun" in the variable CHURNWATCH_CLOCK__MODE: must be one of record, wall.'
@@ -139,6 +168,17 @@ def test_a_password_in_a_redis_url_of_the_environment_is_taken_out_of_it() -> No
     assert redacted("redis://u:p@h:1/2") == "redis://h:1/2"
 
 
+@pytest.mark.parametrize(
+    "url", ["redis://u:p/hunter2@h:1", "redis://u:hunter2?@h:1", "redis:u:hunter2@h", "http://u:hunter2@h"]
+)
+def test_an_address_that_is_refused_does_not_show_its_password(tmp_path: Path, url: str) -> None:
+    said = refusal(tmp_path, env={"CHURNWATCH_REDIS__URL": url})
+    assert "redis.url" in said
+    assert "hunter2" not in said
+    said = refusal(tmp_path, env={"CHURNWATCH_KAFKA__BROKERS": "ok:1, me:hunter2@b:9092"})
+    assert said.startswith('kafka.brokers = ["ok:1", "********@b:9092"] in the variable')
+
+
 def test_a_secret_file_that_cannot_be_read_or_is_empty_is_an_error(tmp_path: Path) -> None:
     said = refusal(tmp_path, '[redis]\npassword_file = "/nowhere/x"\n')
     assert "redis.password_file" in said
@@ -200,7 +240,7 @@ def test_clients_get_tls_and_sasl() -> None:
     assert Redis(url="rediss://h", ca="/ca").options()["ssl_ca_certs"] == "/ca"
 
 
-def test_the_documentation_lists_every_key_with_its_default_and_what_is_allowed() -> None:
+def test_the_documentation_lists_every_key_with_its_default_what_is_allowed_and_what_it_means() -> None:
     rows: dict[str, tuple[str, str, str]] = {}
     for line in DOCS.read_text(encoding="utf-8").splitlines():
         found = re.match(r"\| `([a-z_.]+)` \| (.*?) \| (.*?) \| (.+?) \|$", line)
@@ -208,7 +248,11 @@ def test_the_documentation_lists_every_key_with_its_default_and_what_is_allowed(
             rows[found[1]] = (found[2], found[3], found[4])
     for name, key in keys().items():
         default = "see below" if name == "policy.actions" else f"`{key.shown}`"
-        row = f"| `{name}` | {default} | {key.allowed} | ... |"
+        assert key.meaning, f"agents/meanings.py misses {name}"
+        row = f"| `{name}` | {default} | {key.allowed} | {key.meaning} |"
         assert name in rows, f"docs/configuration.md misses: {row}"
-        assert rows[name][:2] == (default, key.allowed), f"docs/configuration.md differs from: {row}"
+        assert rows[name] == (default, key.allowed, key.meaning), f"docs/configuration.md differs from: {row}"
     assert set(rows) == set(keys()), "docs/configuration.md has keys that are no more"
+    assert set(MEANINGS) == set(keys()), "agents/meanings.py has keys that are no more"
+    sections = [name.split(".")[0] for name in keys() if "." in name]
+    assert list(SECTIONS) == list(dict.fromkeys(sections)), "agents/meanings.py has other sections"
