@@ -2,13 +2,18 @@
 -- KEYS  meta, hot, cold, due, out
 -- ARGV  1 generation  2 incarnation  3 version read  4 new version  5 topic or ""  6 offset expected ("" = none yet)
 --       7 next offset  8 partition  9.. number of arguments of: hot, cold, cleared, deadlines, out; then those arguments
-local stored = redis.call('HMGET', KEYS[1], 'gen', 'inc', 'ver', 'off:' .. ARGV[5])
+local stored = redis.call('HMGET', KEYS[1], 'gen', 'inc', 'ver', 'off:' .. ARGV[5], 'begun', 'done')
 -- Our own commit, whose answer was lost, before anything else: the fence may have moved on since it was made.
 if stored[3] == ARGV[4] then return {'OK', 'again'} end
 if stored[1] ~= ARGV[1] or stored[2] ~= ARGV[2] then return {'FENCED', stored[1] or '-1'} end
 -- Equal, not "at least": a Redis that lost its tail stands below, and what is missing must not be skipped.
 if (stored[3] or '') ~= ARGV[3] then return {'CONFLICT', stored[3] or ''} end
+if stored[5] ~= stored[6] then return {'TORN', tostring(stored[5])} end
 if ARGV[5] ~= '' and (stored[4] or '') ~= ARGV[6] then return {'GAP', stored[4] or ''} end
+
+-- Counted relatively here and absolutely below: when Redis loads its log and something of a commit that was lost
+-- comes back to life, the two differ from then on.
+local begun = redis.call('HINCRBY', KEYS[1], 'begun', 1)
 
 local at = 14
 -- Lua's stack holds some 8,000 values: 2,000 arguments a call, an even number so that no pair is torn.
@@ -25,6 +30,7 @@ each('HSET', KEYS[3], tonumber(ARGV[10]))
 each('ZREM', KEYS[4], tonumber(ARGV[11]))
 each('ZADD', KEYS[4], tonumber(ARGV[12]))
 for i = at, at + tonumber(ARGV[13]) - 1 do redis.call('XADD', KEYS[5], '*', 'm', ARGV[i]) end
-redis.call('HSET', KEYS[1], 'ver', ARGV[4], 'part', ARGV[8])
-if ARGV[5] ~= '' then redis.call('HSET', KEYS[1], 'off:' .. ARGV[5], ARGV[7]) end
+local meta = {'ver', ARGV[4], 'part', ARGV[8], 'done', begun}
+if ARGV[5] ~= '' then meta[7], meta[8] = 'off:' .. ARGV[5], ARGV[7] end
+redis.call('HSET', KEYS[1], unpack(meta))
 return {'OK', ''}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from agents.clock import Fetches
-from agents.failure import LayoutRefused
+from agents.failure import LayoutRefused, StoreBroken
 from agents.metrics import Metrics
 from agents.store import Claimed, Fenced, Layout, Lease, Lost, Split, Store
 from alerts.partition import Partition
@@ -149,6 +149,13 @@ class Ownership:
         first, last = await kafka.log_ends([(topic, number) for number in claims for topic in self.topics])
         starts: Offsets = {}
         leases: list[Lease] = []
+        for number in [number for number, claimed in claims.items() if claimed.torn]:
+            begins = {topic: first[topic, number] for topic in self.topics}
+            again = await self._from_the_beginning(kafka, number, generation, begins)
+            if again is None:
+                del claims[number]
+            else:
+                claims[number] = again
         for number, claimed in claims.items():
             offsets = {}
             for topic in self.topics:
@@ -160,6 +167,29 @@ class Ownership:
             self.release(lease.partition)
             self._owned[lease.partition] = Owned(lease, self._opened(lease.blob, lease.partition))
         return starts
+
+    async def _from_the_beginning(
+        self, kafka: Log, number: int, generation: int, begins: Mapping[str, int]
+    ) -> Claimed | None:
+        """Forgets a partition number whose states do not belong together, where Kafka still holds all of it."""
+        expired = [f"{topic}/{number} begins at offset {first}" for topic, first in begins.items() if first]
+        if expired:
+            keys = " ".join(f"'{key}'" for key in self.store.keys(number))
+            raise StoreBroken(
+                f"Partition {number}: Redis has brought half of a lost commit back to life (it was stopped hard in the "
+                f"middle of writing its append-only file, and started twice since; docs/decisions/0005), so that states "
+                f"and offsets do not belong together. They cannot be rebuilt: {', '.join(expired)}. Restore a backup of "
+                f"Redis; or go on with what Kafka still holds: redis-cli UNLINK {keys}"
+            )
+        log.error(
+            "Partition %d: Redis has brought half of a lost commit back to life: forgotten, and read again from the "
+            "beginning of its topics (alerts keep their ids)",
+            number,
+        )
+        self._metrics.resyncs.labels("torn").inc()
+        if not await self.store.forget(number, generation):
+            return None
+        return await self._claim(kafka, number, generation)
 
     async def _check_layout(self, kafka: Log) -> None:
         counts = dict(kafka.partition_counts(self.topics))

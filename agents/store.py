@@ -4,7 +4,8 @@ Redis is the authority on offsets; Kafka's committed offsets only mirror it. For
 application there are five keys with one hash tag, so that they lie on one node of a cluster:
 
 - ``{app:pN}:meta``  hash: ``gen`` and ``inc`` (the fence), ``ver`` (a nonce per commit), ``off:<topic>``
-  (the next offset to apply), ``part`` (the partition's own state);
+  (the next offset to apply), ``part`` (the partition's own state), ``begun`` and ``done`` (commits, counted
+  relatively and absolutely: docs/decisions/0005);
 - ``{app:pN}:hot`` and ``:cold``  hashes: customer to state;
 - ``{app:pN}:due``  sorted set: customer by its next deadline (microseconds since the epoch);
 - ``{app:pN}:out``  stream: messages that wait for the relay.
@@ -153,11 +154,15 @@ class Outcome(enum.Enum):
 
 
 class Claimed(NamedTuple):
-    """What is stored of a partition number that is now ours; an offset that is absent was never written."""
+    """What is stored of a partition number that is now ours; an offset that is absent was never written.
+
+    ``torn``: Redis has brought half of a lost commit back to life, so that the states do not belong together.
+    """
 
     version: str
     offsets: dict[str, int]
     blob: bytes | None
+    torn: bool = False
 
 
 class Fenced(NamedTuple):
@@ -228,6 +233,7 @@ class Store:
         scripts = importlib.resources.files("agents")
         self._claim = self.redis.register_script((scripts / "claim.lua").read_text())
         self._commit = self.redis.register_script((scripts / "commit.lua").read_text())
+        self._forget = self.redis.register_script((scripts / "forget.lua").read_text())
 
     async def close(self) -> None:
         """Close the connections."""
@@ -273,7 +279,8 @@ class Store:
                 pairs = iter(answer[1])
                 found = dict(zip(pairs, pairs, strict=True))
                 offsets = {k[4:].decode(): int(v) for k, v in found.items() if k.startswith(b"off:")}
-                return Claimed(found.get(b"ver", b"").decode(), offsets, found.get(b"part"))
+                torn = found.get(b"begun") != found.get(b"done")
+                return Claimed(found.get(b"ver", b"").decode(), offsets, found.get(b"part"), torn)
             case b"FENCED":
                 return Fenced(int(answer[1]), answer[2].decode())
             case b"SPLIT":
@@ -283,6 +290,14 @@ class Store:
                     f"Redis key {answer[1].decode()} is a {answer[2].decode()}, which churnwatch did not write: "
                     f"is another program using this database? Choose another `application` name or database."
                 )
+
+    async def forget(self, partition: int, generation: int) -> bool:
+        """Remove all that is stored of a partition number that we have claimed in ``generation``, what was set
+        aside excepted; False when somebody else has claimed it since."""
+        answer = await self._patiently(
+            "forget", lambda: self._forget(keys=self.keys(partition), args=[generation, self.incarnation])
+        )
+        return bool(answer[0] == b"OK")
 
     # ---- the path
 
@@ -371,7 +386,7 @@ class Store:
                 return Outcome.LOST
             case _:
                 log.warning(
-                    "partition %d: commit refused (%s %s): Redis was rolled back or restored",
+                    "Partition %d: commit refused (%s %s): Redis was rolled back or restored",
                     lease.partition,
                     answer[0].decode(),
                     answer[1].decode(),
