@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from agents.commands import alerts, customers, demo, dlq, send, topics, worker
+from agents.commands import alerts, config, customers, demo, dlq, send, topics, worker
 from agents.commands.shell import Code, Failure, Shell, examples
 
 EPILOG = examples(
@@ -105,6 +105,11 @@ _dlq.command("list", epilog=dlq.EPILOG_LIST)(dlq.list_)
 _dlq.command("show", epilog=dlq.EPILOG_SHOW)(dlq.show)
 _dlq.command("replay", epilog=dlq.EPILOG_REPLAY)(dlq.replay)
 app.add_typer(_dlq, name="dlq")
+
+_config = typer.Typer(no_args_is_help=True, help="The settings: what holds, and a file to begin with.")
+_config.command("show", epilog=config.EPILOG_SHOW)(config.show)
+_config.command("init", epilog=config.EPILOG_INIT)(config.init)
+app.add_typer(_config, name="config")
 
 app.command(epilog=demo.EPILOG)(demo.demo)
 
