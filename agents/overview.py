@@ -1,0 +1,494 @@
+"""One look at a whole group: who is in it, how far each partition is, what waits. Read-only, owns nothing.
+
+Kafka tells of members, logs and dead letters, Redis of what was applied, of clocks, timers and the outbox. Either
+may be away: then its half is missing, and the overview says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple, Self, TypeVar, cast
+
+import msgspec
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupState,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it does export them
+    AdminClient,
+    OffsetSpec,
+)
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
+
+from agents.commands.alerts import decode, decided
+from agents.commands.kafka import Broker, headers
+from agents.commands.shell import Failure
+from agents.failure import Unrecoverable
+from agents.settings import Settings, redacted
+from agents.store import Layout, Store, StoreAway, connect
+from alerts.engine import Engine
+from alerts.partition import Partition, unpack
+from streams.codec import PREFIX
+from streams.topics import ALERTS, DEAD_LETTERS
+
+PATIENCE = 4.0
+"""Seconds until a server that does not answer is called away."""
+PAUSE = 0.3  # seconds before a coordinator that has just started is asked again
+NEWEST = 2.0  # seconds that reading the newest record of a topic may take
+
+Micros = int
+T = TypeVar("T")
+
+
+class Member(NamedTuple):
+    """A worker as Kafka sees it. ``partial``: numbers of which it was not given every input topic."""
+
+    id: str
+    client: str
+    host: str
+    numbers: tuple[int, ...]
+    partial: tuple[int, ...] = ()
+
+
+class Group(NamedTuple):
+    """The consumer group. ``state`` is Kafka's word: stable, empty, dead, preparing_rebalancing ..."""
+
+    state: str
+    assignor: str
+    members: tuple[Member, ...]
+
+
+class Newest(NamedTuple):
+    """The newest record of an output topic. ``what`` is its kind or reason, ``who`` the customer."""
+
+    at: Micros
+    what: str
+    who: str
+    versions: Mapping[str, str]
+    source: str = ""
+
+
+class Logs(NamedTuple):
+    """What Kafka tells. ``counts``: partitions of every topic by Kafka name; ``begins`` and ``ends`` by
+    (logical input topic, partition); ``group``: None where the broker does not tell, then ``no_group``
+    says why; ``letters``: dead letters that are kept."""
+
+    counts: Mapping[str, int]
+    begins: Mapping[tuple[str, int], int]
+    ends: Mapping[tuple[str, int], int]
+    group: Group | None
+    no_group: str
+    letters: int
+    newest_letter: Newest | None
+    newest_alert: Newest | None
+
+
+class Stored(NamedTuple):
+    """What Redis holds of one partition number. ``applied``: the next offset by logical topic; ``state``:
+    None where there is none or it cannot be read, then ``unreadable`` says why; ``due``: timers whose
+    instant has come on the clock that counts; ``waiting_since``: when the oldest message entered the outbox
+    (0: none waits)."""
+
+    number: int
+    generation: int
+    worker: str
+    commit: str
+    applied: Mapping[str, int]
+    state: Partition | None
+    unreadable: str
+    customers: int
+    timers: int
+    due: int
+    oldest_due: Micros
+    waiting: int
+    waiting_since: Micros
+    parked: int
+    silent: tuple[str, ...] = ()
+
+
+class States(NamedTuple):
+    """What Redis tells; ``layout`` None: no worker of this application has ever run on it."""
+
+    layout: Layout | None
+    partitions: tuple[Stored, ...]
+    model: str = ""
+    source: str = ""
+
+
+class Overview(NamedTuple):
+    """Both halves at ``at``; where one is None, its ``…_away`` says why and what to do."""
+
+    at: Micros
+    settings: Settings
+    logs: Logs | None
+    states: States | None
+    kafka_away: Failure | None = None
+    redis_away: Failure | None = None
+
+    def end(self, topic: str, number: int) -> int | None:
+        """The next offset that Kafka will give, None where it is not known."""
+        return None if self.logs is None else self.logs.ends.get((topic, number))
+
+    def lag(self, stored: Stored) -> dict[str, int]:
+        """Records of each input topic that are not applied yet, where Kafka tells; never negative."""
+        if self.logs is None:
+            return {}
+        found = {}
+        for topic in self.settings.kafka.inputs:
+            end = self.logs.ends.get((topic, stored.number))
+            if end is not None:
+                begin = self.logs.begins.get((topic, stored.number), 0)
+                found[topic] = max(0, end - stored.applied.get(topic, begin))
+        return found
+
+    def reference(self, stored: Stored) -> Micros:
+        """The instant that timers of a partition are compared with: its clock, or the wall's."""
+        record = self.states is not None and self.states.layout is not None
+        if record and cast(States, self.states).layout == Layout(self.count, "record"):
+            return stored.state.clock if stored.state is not None else 0
+        return self.at
+
+    @property
+    def count(self) -> int:
+        """Partition numbers there are: by the stored layout, else by Kafka."""
+        if self.states is not None and self.states.layout is not None:
+            return self.states.layout.partitions
+        if self.logs is None:
+            return 0
+        kafka = self.settings.kafka
+        return max((self.logs.counts.get(kafka.topic(t), 0) for t in kafka.inputs), default=0)
+
+
+class Watcher:
+    """Looks again and again with the same connections. Close it."""
+
+    def __init__(self, settings: Settings, patience: float = PATIENCE) -> None:
+        self.settings = settings
+        self.redis = _Redis(settings, patience)
+        self.kafka = _Kafka(settings, patience)
+
+    async def look(self, *, kafka: bool = True, redis: bool = True) -> Overview:
+        """Both servers at once, or one of them."""
+        states, logs = await asyncio.gather(
+            _or_failure(self.redis.look() if redis else _nothing()),
+            _or_failure(asyncio.to_thread(self.kafka.look) if kafka else _nothing()),
+        )
+        return Overview(
+            time.time_ns() // 1000,
+            self.settings,
+            None if isinstance(logs, Failure) else logs,
+            None if isinstance(states, Failure) else states,
+            logs if isinstance(logs, Failure) else None,
+            states if isinstance(states, Failure) else None,
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self.redis.store.close()
+        self.kafka.close()
+
+    async def __aenter__(self) -> Self:
+        """Itself."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Closed."""
+        await self.close()
+
+
+async def _nothing() -> None:
+    return None
+
+
+async def _or_failure(asked: Any) -> Any:
+    try:
+        return await asked
+    except Failure as failure:
+        return failure
+
+
+# ---- Redis
+
+
+class _Redis:
+    def __init__(self, settings: Settings, patience: float) -> None:
+        self.settings = settings
+        self.store = open_store(settings, patience)
+        self.engine: Engine | None = None
+
+    async def look(self) -> States:
+        """What Redis holds. Raises :class:`Failure`."""
+        with explained(self.settings):
+            layout = await self.store.layout()
+            if layout is None:
+                return States(None, ())
+            if self.engine is None:
+                s = self.settings
+                mode = "record" if layout.clock == "record" else "wall"
+                self.engine = Engine(
+                    s.application, s.kafka.inputs, mode, s.shop, s.policy, s.feeds, s.prior
+                )  # fmt: skip
+            try:
+                partitions = [await self._stored(n, layout) for n in range(layout.partitions)]
+            except ResponseError:
+                raise
+            except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+                raise StoreAway(str(error)) from error
+        return States(layout, tuple(partitions), self.engine.model.version, self.engine.model.source)
+
+    async def _stored(self, number: int, layout: Layout) -> Stored:
+        meta_key, hot, _, due, out = self.store.keys(number)
+        parked = out.removesuffix(":out") + ":parked"
+        first = self.store.redis.pipeline(transaction=False)
+        first.hgetall(meta_key)
+        first.hlen(hot)
+        first.zcard(due)
+        first.zrange(due, 0, 0, withscores=True)
+        first.xlen(out)
+        first.xrange(out, "-", "+", count=1)
+        first.xlen(parked)
+        meta, customers, timers, oldest, waiting, head, set_aside = await first.execute()
+        state, unreadable = _unpacked(meta.get(b"part"), number)
+        now = time.time_ns() // 1000
+        reference = now if layout.clock != "record" else state.clock if state is not None else 0
+        come = await self.store.redis.zcount(due, "-inf", reference) if timers else 0
+        prefix = self.settings.kafka.prefix
+        silent: Sequence[str] = ()
+        if state is not None and self.engine is not None:
+            silent = self.engine.silent_feeds(state, state.clock)
+        return Stored(
+            number=number,
+            generation=int(meta.get(b"gen", b"-1")),
+            worker=meta.get(b"inc", b"").decode(),
+            commit=meta.get(b"ver", b"").decode(),
+            applied={
+                name[4:].decode().removeprefix(prefix): int(value)
+                for name, value in meta.items()
+                if name.startswith(b"off:")
+            },
+            state=state,
+            unreadable=unreadable,
+            customers=int(customers),
+            timers=int(timers),
+            due=int(come),
+            oldest_due=int(oldest[0][1]) if oldest else 0,
+            waiting=int(waiting),
+            # A stream's ids begin with Redis's own time, in milliseconds.
+            waiting_since=int(head[0][0].partition(b"-")[0]) * 1000 if head else 0,
+            parked=int(set_aside),
+            silent=tuple(silent),
+        )
+
+
+def open_store(settings: Settings, patience: float) -> Store:
+    """A store that gives up after ``patience`` seconds."""
+    redis = msgspec.structs.replace(
+        settings.redis, timeout=min(settings.redis.timeout, patience / 2), patience=patience
+    )
+    return Store(connect(redis), settings.application, patience)
+
+
+class explained:  # noqa: N801 -- reads as a verb
+    """Turns what the store raises into a :class:`Failure` that says why."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.url = redacted(settings.redis.url)
+
+    def __enter__(self) -> None:
+        """Nothing to begin."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """Raises the failure for an error."""
+        if isinstance(error, StoreAway):
+            raise Failure(
+                4,
+                f"Redis does not answer at {self.url}.",
+                str(error.__cause__ or error),
+                "Is it running there? Set --redis, CHURNWATCH_REDIS__URL or redis.url.",
+            ) from error
+        if isinstance(error, Unrecoverable):
+            what, closed, do = str(error).partition("): ")
+            raise Failure(error.code, f"Redis ({self.url}) cannot be read.", what + closed.rstrip(": "), do) from error
+        if isinstance(error, ResponseError):
+            raise Failure(
+                4,
+                f"Redis ({self.url}) refuses to be read.",
+                str(error),
+                "May this user read all keys of the application? Does another program use keys of its name?",
+            ) from error
+
+
+def _unpacked(blob: bytes | None, number: int) -> tuple[Partition | None, str]:
+    if blob is None:
+        return None, ""
+    try:
+        return unpack(blob, number), ""
+    except (ValueError, msgspec.DecodeError) as error:
+        return None, str(error)
+
+
+# ---- Kafka
+
+
+class _Kafka:
+    def __init__(self, settings: Settings, patience: float) -> None:
+        self.settings = settings
+        self.broker = Broker(settings.kafka)
+        self.broker.patience = patience
+        self._admin: AdminClient | None = None
+        self._consumer: Consumer | None = None
+        self._read: dict[str, tuple[tuple[tuple[int, int], ...], Newest | None]] = {}
+
+    @property
+    def admin(self) -> AdminClient:
+        if self._admin is None:
+            self._admin = self.broker.admin()
+        return self._admin
+
+    def look(self) -> Logs:
+        """What Kafka tells. Raises :class:`Failure`."""
+        kafka = self.settings.kafka
+        with self.broker.explained(self.admin.poll):
+            metadata = self.admin.list_topics(timeout=self.broker.patience)
+            counts = {name: len(t.partitions) for name, t in metadata.topics.items() if t.error is None}
+            topics = [t for t in (*kafka.inputs, DEAD_LETTERS, ALERTS) if kafka.topic(t) in counts]
+            places = [(t, n) for t in topics for n in range(counts[kafka.topic(t)])]
+            begins = self.offsets(places, OffsetSpec.earliest())
+            ends = self.offsets(places, OffsetSpec.latest())
+            embedded = metadata.controller_id not in metadata.brokers
+            group, no_group = (
+                (None, "an embedded broker does not tell who reads") if embedded else self.group()
+            )
+        held = {t: [p for p in places if p[0] == t and ends[p] > begins[p]] for t in (DEAD_LETTERS, ALERTS)}
+        return Logs(
+            counts,
+            {at: offset for at, offset in begins.items() if at[0] in kafka.inputs},
+            {at: offset for at, offset in ends.items() if at[0] in kafka.inputs},
+            group,
+            no_group,
+            sum(ends[p] - begins[p] for p in held[DEAD_LETTERS]),
+            self.newest(DEAD_LETTERS, held[DEAD_LETTERS], ends),
+            self.newest(ALERTS, held[ALERTS], ends),
+        )
+
+    def offsets(
+        self, places: Iterable[tuple[str, int]], spec: OffsetSpec
+    ) -> dict[tuple[str, int], int]:
+        """The offset of each (logical topic, partition) that ``spec`` means. Raises KafkaException."""
+        kafka = self.settings.kafka
+        asked = {TopicPartition(kafka.topic(t), n): spec for t, n in places}
+        if not asked:
+            return {}
+        found = self.admin.list_offsets(asked, request_timeout=self.broker.patience)
+        return {
+            (at.topic.removeprefix(kafka.prefix), at.partition): self.result(future).offset
+            for at, future in found.items()
+        }
+
+    def group(self) -> tuple[Group | None, str]:
+        """The group, or why it is not told."""
+        end = time.monotonic() + self.broker.patience
+        while True:
+            asked = self.admin.describe_consumer_groups(
+                [self.settings.group], request_timeout=self.broker.patience
+            )
+            try:
+                found = self.result(asked[self.settings.group])
+            except KafkaException as e:
+                error: KafkaError = e.args[0]
+                if error.code() in _NOT_YET and time.monotonic() < end:
+                    time.sleep(PAUSE)
+                    continue
+                return None, error.str() or error.name()
+            return self._described(found), ""
+
+    def _described(self, found: Any) -> Group:
+        kafka = self.settings.kafka
+        members = []
+        for member in found.members:
+            given: dict[int, set[str]] = {}
+            for at in member.assignment.topic_partitions if member.assignment else ():
+                given.setdefault(at.partition, set()).add(at.topic)
+            wanted = {kafka.topic(t) for t in kafka.inputs}
+            partial = tuple(sorted(n for n, topics in given.items() if not wanted <= topics))
+            host = (member.host or "").removeprefix("/")
+            members.append(
+                Member(member.member_id, member.client_id or "", host, tuple(sorted(given)), partial)
+            )
+        state = cast(ConsumerGroupState, found.state).name.lower()
+        members.sort(key=lambda m: (m.numbers[:1] or (1 << 30,), m.id))
+        return Group(state, found.partition_assignor or "", tuple(members))
+
+    def newest(
+        self, topic: str, held: Sequence[tuple[str, int]], ends: Mapping[tuple[str, int], int]
+    ) -> Newest | None:
+        """The newest record of an output topic; read only where there is one that was not seen before."""
+        key = tuple((n, ends[t, n]) for t, n in held)
+        known = self._read.get(topic)
+        if known is not None and known[0] == key:
+            return known[1]
+        if not key:
+            return None
+        messages = self._last([TopicPartition(self.settings.kafka.topic(topic), n, end - 1) for n, end in key])
+        found = max((n for n in map(_newest, messages) if n is not None), key=lambda n: n.at, default=None)
+        if len(messages) == len(key):
+            self._read[topic] = key, found
+        return found
+
+    def _last(self, places: list[TopicPartition]) -> list[Message]:
+        if self._consumer is None:
+            self._consumer = Consumer(
+                {
+                    **self.broker.config(),
+                    "group.id": f"{self.settings.group}-status",  # never joined, nothing is committed
+                    "enable.auto.commit": False,
+                    "enable.auto.offset.store": False,
+                    "auto.offset.reset": "latest",
+                    "fetch.queue.backoff.ms": 10,
+                }
+            )
+        self._consumer.assign(places)
+        messages: dict[int, Message] = {}
+        end = time.monotonic() + NEWEST
+        while len(messages) < len(places) and time.monotonic() < end:
+            for message in self._consumer.consume(len(places), 0.1):
+                if message.error() is None:
+                    messages.setdefault(message.partition() or 0, message)
+        self._consumer.unassign()
+        return list(messages.values())
+
+    def result(self, future: Future[Any]) -> Any:
+        """What an admin call came to; the client's own time-out comes first."""
+        return future.result(self.broker.patience + 1)
+
+    def close(self) -> None:
+        if self._consumer is not None:
+            self._consumer.close()
+
+
+_NOT_YET = (
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+)
+
+
+def _newest(message: Message) -> Newest | None:
+    said = headers(message)
+    if PREFIX + "error" in said:
+        return Newest(message.timestamp()[1] * 1000, said[PREFIX + "error"], said.get(PREFIX + "message", ""), {})
+    alert = decode(message)
+    if alert is None:
+        return None
+    what = f"{alert.get('kind')}.{alert.get('transition')}"
+    versions = {str(k): str(v) for k, v in (alert.get("versions") or {}).items()}
+    return Newest(
+        decided(alert), what, str(alert.get("customer")), versions, str(alert.get("score_source", ""))
+    )

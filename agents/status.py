@@ -1,0 +1,350 @@
+"""What is wrong with a group, in words, and what to do: a function of one overview."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from agents.findings import Finding, Level, counted, lasting, note, numbered, problem, warning
+from agents.overview import Group, Logs, Overview, States
+from alerts.partition import WINDOW
+from streams.topics import DEAD_LETTERS
+
+SECOND: Final = 1_000_000
+OUTBOX_SECONDS: Final = 60
+"""A message that waits longer for the brokers than this is worth a word."""
+TIMER_SECONDS: Final = 300
+"""So is a timer that is due for longer, and a wall clock that stands for longer, while somebody reads."""
+INVALID_SHARE: Final = 0.2
+"""Of the last records of a topic's partition; at half of them the worker stops."""
+
+START = "Start one with: churnwatch worker."
+LOG = "Look at the log of its worker; churnwatch doctor checks what it needs."
+
+
+def troubles(seen: Overview) -> list[Finding]:
+    """What is wrong, the worst first; empty when all is well."""
+    found: list[Finding] = []
+    for check, away in (("kafka", seen.kafka_away), ("redis", seen.redis_away)):
+        if away is not None:
+            found.append(problem(check, away.what, away.why, away.todo))
+    if seen.logs is not None:
+        found += _topics(seen, seen.logs)
+    if seen.states is not None:
+        found += _layout(seen, seen.states)
+    found += _group(seen)
+    if seen.states is not None:
+        found += _offsets(seen, seen.states)
+        for check in (_unreadable, _outboxes, _parked, _clocks, _timers, _invalid, _feeds):
+            found += check(seen, seen.states)
+    if seen.logs is not None:
+        found += _letters(seen, seen.logs)
+    order = list(Level)
+    return sorted(found, key=lambda f: -order.index(f.level))
+
+
+def _topics(seen: Overview, logs: Logs) -> Iterator[Finding]:
+    kafka = seen.settings.kafka
+    counts = {t: logs.counts.get(kafka.topic(t), 0) for t in kafka.inputs}
+    missing = [kafka.topic(t) for t, n in counts.items() if not n]
+    if missing:
+        yield problem(
+            "topics",
+            f"Kafka has no topic {', '.join(missing)}.",
+            "A worker does not start without every topic of kafka.inputs.",
+            "Run: churnwatch topics create. If they have a prefix, set kafka.prefix; if not all are used, set "
+            "kafka.inputs.",
+        )
+    if len(set(counts.values()) - {0}) > 1:
+        shown = ", ".join(f"{kafka.topic(t)} has {n}" for t, n in counts.items() if n)
+        yield problem(
+            "partitions",
+            f"The input topics have different numbers of partitions: {shown}.",
+            "A customer would be in one partition here and in another there; a worker refuses to start.",
+            "Create those that differ anew, with producers and workers stopped: see churnwatch topics create --help.",
+        )
+
+
+def _layout(seen: Overview, states: States) -> Iterator[Finding]:
+    application = seen.settings.application
+    if states.layout is None:
+        yield warning(
+            "layout",
+            f"Redis knows no application {application}.",
+            "No worker of that name has run on it yet, or Redis was wiped: then everything that Kafka still has is "
+            "read again.",
+            f"{START} If it has run elsewhere: is redis.url right, and --application?",
+        )
+        return
+    mode = seen.settings.clock.mode
+    if states.layout.clock != mode:
+        yield problem(
+            "clock_mode",
+            f"The state was built with clock.mode = {states.layout.clock}, the settings say {mode}.",
+            "The two must not be mixed; a worker with these settings refuses to start.",
+            f"Set clock.mode = {states.layout.clock}, or choose another application.",
+        )
+    if seen.logs is None:
+        return
+    kafka = seen.settings.kafka
+    counts = {n for t in kafka.inputs if (n := seen.logs.counts.get(kafka.topic(t), 0))}
+    if len(counts) == 1 and counts != {states.layout.partitions}:
+        yield problem(
+            "layout",
+            f"The state was built with {counted(states.layout.partitions, 'partition')}, Kafka has {counts.pop()}.",
+            "Customers would be looked for in the wrong partition; a worker refuses to start.",
+            "Choose another application (it reads the topics from their beginning), or migrate: docs/operations.md.",
+        )
+
+
+def _group(seen: Overview) -> Iterator[Finding]:
+    if seen.logs is None:
+        return
+    group = seen.logs.group
+    behind = sum(sum(seen.lag(s).values()) for s in seen.states.partitions) if seen.states is not None else 0
+    if group is None:
+        if behind:
+            yield note(
+                "group",
+                f"{counted(behind, 'record')} are not applied yet; who reads is not known.",
+                f"Kafka does not tell: {seen.logs.no_group}.",
+            )
+        return
+    if group.state in {"preparing_rebalancing", "completing_rebalancing"}:
+        yield note(
+            "group",
+            f"The group is rebalancing ({counted(len(group.members), 'member')}).",
+            "Nothing is read meanwhile. It takes a second when a worker comes or is stopped, and kafka.session_timeout "
+            f"({seen.settings.kafka.session_timeout:g} s) when one died.",
+        )
+        return
+    if not group.members:
+        yield problem(
+            "group",
+            (
+                f"Redis is {counted(behind, 'record')} behind and no worker is in the group {seen.settings.group}."
+                if behind
+                else f"No worker is in the group {seen.settings.group}."
+            ),
+            "Nobody reads events, nobody hears silences, nothing leaves the outbox.",
+            START,
+        )
+        return
+    yield from _members(seen, group)
+
+
+def _members(seen: Overview, group: Group) -> Iterator[Finding]:
+    reading = {n: m for m in group.members for n in m.numbers}
+    unread = set(range(seen.count)) - set(reading)
+    if unread:
+        yield problem(
+            "group",
+            f"Nobody reads {numbered(unread)}, although {counted(len(group.members), 'worker')} "
+            f"{'is' if len(group.members) == 1 else 'are'} in the group.",
+            "Kafka has given them to nobody: was the topic changed while workers ran, or do they read different "
+            "kafka.inputs?",
+            "Restart the workers, all with the same settings.",
+        )
+    partial = {n for m in group.members for n in m.partial}
+    if partial:
+        yield problem(
+            "group",
+            f"Of {numbered(partial)} one worker has not every input topic.",
+            "A customer's events would be applied by two workers; they refuse.",
+            "Every worker of the group must run the same release with the same kafka.inputs. Does something else use "
+            f"the group {seen.settings.group}?",
+        )
+    idle = [m for m in group.members if not m.numbers]
+    if idle:
+        yield note(
+            "group",
+            f"{counted(len(idle), 'worker')} {'has' if len(idle) == 1 else 'have'} no partition.",
+            f"There are {seen.count} partitions; more workers than that stand by.",
+        )
+    if seen.states is not None and seen.states.layout is not None:
+        unclaimed = [s.number for s in seen.states.partitions if s.generation < 0 and s.number in reading]
+        if unclaimed:
+            yield warning(
+                "lease",
+                f"{numbered(unclaimed).capitalize()} {'are' if len(unclaimed) > 1 else 'is'} assigned, and never "
+                "claimed in Redis.",
+                "A worker that has just started needs a second; one that cannot reach Redis says so in its log.",
+                LOG,
+            )
+
+
+def _offsets(seen: Overview, states: States) -> Iterator[Finding]:
+    if seen.logs is None:
+        return
+    beyond, expired = [], []
+    for stored in states.partitions:
+        for topic, applied in stored.applied.items():
+            at = topic, stored.number
+            if at not in seen.logs.ends:
+                continue
+            name = f"{seen.settings.kafka.topic(topic)}/{stored.number}"
+            if applied > seen.logs.ends[at]:
+                beyond.append(f"{name} (applied up to {applied:,}, Kafka ends at {seen.logs.ends[at]:,})")
+            elif applied < seen.logs.begins[at]:
+                expired.append(
+                    f"{name} (next is {applied:,}, Kafka begins at {seen.logs.begins[at]:,}: "
+                    f"{seen.logs.begins[at] - applied:,} gone)"
+                )
+    if beyond:
+        yield problem(
+            "offsets",
+            f"Redis stands beyond the end of {_few(beyond)}.",
+            "The topic was created anew, or Kafka lost its tail; a worker refuses to go on.",
+            "Start under a new application, or restore the topic.",
+        )
+    if expired:
+        yield problem(
+            "offsets",
+            f"Records expired unread: {_few(expired)}.",
+            "Retention was shorter than the time nobody read; a worker refuses to go on and says how to pass over them.",
+            "Decide with its message: churnwatch worker. Raise retention.ms of the topic.",
+        )
+
+
+def _unreadable(_: Overview, states: States) -> Iterator[Finding]:
+    for stored in states.partitions:
+        if stored.unreadable:
+            yield problem(
+                "versions",
+                f"The state of partition {stored.number} cannot be read: {stored.unreadable}.",
+                "It was written by another release than this one.",
+                "Run the release that wrote it, or a newer one.",
+            )
+
+
+def _outboxes(seen: Overview, states: States) -> Iterator[Finding]:
+    for stored in states.partitions:
+        if not stored.waiting:
+            continue
+        age = (seen.at - stored.waiting_since) / SECOND
+        if age < OUTBOX_SECONDS:
+            continue
+        nobody = seen.logs is not None and seen.logs.group is not None and not seen.logs.group.members
+        yield warning(
+            "outbox",
+            f"The outbox of partition {stored.number} has waited {lasting(age)} "
+            f"({counted(stored.waiting, 'message')}).",
+            "No worker is there to carry it to Kafka."
+            if nobody
+            else "Its worker carries it to Kafka, and the brokers do not acknowledge.",
+            START
+            if nobody
+            else "Do all output topics exist, have their partitions a leader and min.insync.replicas copies, may this "
+            "user write? churnwatch doctor looks; the worker's log says what Kafka answers.",
+        )
+
+
+def _parked(_: Overview, states: States) -> Iterator[Finding]:
+    held = {s.number: s.parked for s in states.partitions if s.parked}
+    if held:
+        yield warning(
+            "parked",
+            f"{counted(sum(held.values()), 'message')} of {numbered(held)} "
+            f"{'is' if sum(held.values()) == 1 else 'are'} set aside.",
+            "They are larger than the brokers allow, so they never left.",
+            "Raise max.message.bytes of the topic. They lie in the Redis streams {application:pN}:parked.",
+        )
+
+
+def _clocks(seen: Overview, states: States) -> Iterator[Finding]:
+    if states.layout is None or not _is_read(seen):
+        return
+    inputs = seen.settings.kafka.inputs
+    if states.layout.clock == "record":
+        lacking: dict[str, list[int]] = {}
+        for stored in states.partitions:
+            if stored.state is not None and stored.state.applied and not stored.state.clock:
+                for topic in inputs:
+                    if topic not in stored.state.ticks:
+                        lacking.setdefault(topic, []).append(stored.number)
+        for topic, numbers in lacking.items():
+            yield warning(
+                "clock",
+                f"The clock of {numbered(numbers)} has not begun: no clock record has come on {topic}.",
+                "On the record clock, time is what clock records on every input topic say; without one nothing is due.",
+                "churnwatch send writes them (not with --clock none); take topics that nobody feeds out of kafka.inputs.",
+            )
+        return
+    for stored in states.partitions:
+        if stored.state is None or not stored.state.clock:
+            continue
+        age = (seen.at - stored.state.clock) / SECOND
+        if age > TIMER_SECONDS:
+            yield warning(
+                "clock",
+                f"The clock of partition {stored.number} stands {lasting(age)} in the past.",
+                "It runs only as far as everything has been read: something lies unread, or Redis or Kafka do not "
+                "answer its worker. Nobody is warned of silence meanwhile.",
+                LOG,
+            )
+
+
+def _timers(seen: Overview, states: States) -> Iterator[Finding]:
+    if states.layout is None or states.layout.clock == "record" or not _is_read(seen):
+        return
+    late = [s for s in states.partitions if s.due and seen.at - s.oldest_due > TIMER_SECONDS * SECOND]
+    if late:
+        oldest = min(s.oldest_due for s in late)
+        yield warning(
+            "timers",
+            f"{counted(sum(s.due for s in late), 'timer')} of {numbered(s.number for s in late)} "
+            f"{'is' if sum(s.due for s in late) == 1 else 'are'} due, the oldest for {lasting((seen.at - oldest) / SECOND)}.",
+            "Silences and overdue complaints are noticed late.",
+            LOG,
+        )
+
+
+def _invalid(seen: Overview, states: States) -> Iterator[Finding]:
+    for stored in states.partitions:
+        for topic, window in stored.state.windows.items() if stored.state is not None else ():
+            if window.seen >= WINDOW / 10 and window.invalid >= INVALID_SHARE * window.seen:
+                yield warning(
+                    "invalid",
+                    f"{window.invalid} of the last {counted(window.seen, 'record')} of "
+                    f"{seen.settings.kafka.topic(topic)}/{stored.number} are invalid.",
+                    "At more than half (and 200) the worker stops: then a producer or the code is wrong.",
+                    "churnwatch dlq list says why they were refused.",
+                )
+
+
+def _feeds(seen: Overview, states: States) -> Iterator[Finding]:
+    silent: dict[str, list[int]] = {}
+    for stored in states.partitions:
+        for topic in stored.silent:
+            silent.setdefault(topic, []).append(stored.number)
+    for topic, numbers in silent.items():
+        yield warning(
+            "feeds",
+            f"Traffic on {seen.settings.kafka.topic(topic)} is far below what is usual ({numbered(numbers)}).",
+            "A silent feed is not a silent customer: looks at silent customers are held until it is back.",
+            "Is the producer well? If the shop was closed, add the day to shop.closing_days.",
+        )
+
+
+def _letters(seen: Overview, logs: Logs) -> Iterator[Finding]:
+    if not logs.letters:
+        return
+    newest = logs.newest_letter
+    age = "" if newest is None else f", the newest {lasting((seen.at - newest.at) / SECOND)} ago ({newest.what})"
+    yield note(
+        "dead_letters",
+        f"{counted(logs.letters, 'record')} in {seen.settings.kafka.topic(DEAD_LETTERS)}{age}.",
+        "Each is kept whole with its reason until the topic's retention removes it.",
+        "churnwatch dlq list; once repaired: churnwatch dlq replay.",
+    )
+
+
+def _is_read(seen: Overview) -> bool:
+    """Whether somebody reads, as far as can be told: without a worker everything stands, which is said once."""
+    return seen.logs is None or seen.logs.group is None or bool(seen.logs.group.members)
+
+
+def _few(names: list[str]) -> str:
+    """The first three of a list."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
