@@ -11,6 +11,7 @@ import msgspec
 import typer
 from rich.markup import escape
 
+from agents.commands.completion import sections_of_settings
 from agents.commands.shell import DEFAULT_FILE, examples, shell
 from agents.commands.write import write_file
 from agents.configuration import Effective, commented, effective
@@ -37,7 +38,10 @@ def show(
     wanted: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[SECTION|KEY]...", help="Only of these: kafka, policy.high.", show_default=False
+            metavar="[SECTION|KEY]...",
+            help="Only of these: kafka, policy.high.",
+            show_default=False,
+            autocompletion=sections_of_settings,
         ),
     ] = None,
     changed: Annotated[bool, typer.Option("--changed", help="Only what is not left at its default.")] = False,
