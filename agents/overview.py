@@ -7,9 +7,11 @@ may be away: then its half is missing, and the overview says why.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Self, TypeVar, cast
 
 import msgspec
@@ -27,13 +29,13 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it does exp
 )
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
-from agents.commands.alerts import decode, decided
+from agents.commands.alerts import decided, decode
 from agents.commands.kafka import Broker, headers
 from agents.commands.shell import Failure
 from agents.failure import Unrecoverable
 from agents.settings import Settings, redacted
 from agents.store import Layout, Store, StoreAway, connect
-from alerts.engine import Engine
+from alerts.engine import ClockMode, Engine
 from alerts.partition import Partition, unpack
 from streams.codec import PREFIX
 from streams.topics import ALERTS, DEAD_LETTERS
@@ -140,7 +142,7 @@ class Overview(NamedTuple):
         """Records of each input topic that are not applied yet, where Kafka tells; never negative."""
         if self.logs is None:
             return {}
-        found = {}
+        found: dict[str, int] = {}
         for topic in self.settings.kafka.inputs:
             end = self.logs.ends.get((topic, stored.number))
             if end is not None:
@@ -150,13 +152,13 @@ class Overview(NamedTuple):
 
     def reference(self, stored: Stored) -> Micros:
         """The instant that timers of a partition are compared with: its clock, or the wall's."""
-        record = self.states is not None and self.states.layout is not None
-        if record and cast(States, self.states).layout == Layout(self.count, "record"):
-            return stored.state.clock if stored.state is not None else 0
-        return self.at
+        layout = None if self.states is None else self.states.layout
+        if layout is None or layout.clock != "record":
+            return self.at
+        return stored.state.clock if stored.state is not None else 0
 
     @property
-    def count(self) -> int:
+    def partitions(self) -> int:
         """Partition numbers there are: by the stored layout, else by Kafka."""
         if self.states is not None and self.states.layout is not None:
             return self.states.layout.partitions
@@ -203,6 +205,18 @@ class Watcher:
         await self.close()
 
 
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Within it the store logs no attempts: whoever asks is told once, at the end."""
+    logger = logging.getLogger("agents.store")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 async def _nothing() -> None:
     return None
 
@@ -231,7 +245,7 @@ class _Redis:
                 return States(None, ())
             if self.engine is None:
                 s = self.settings
-                mode = "record" if layout.clock == "record" else "wall"
+                mode: ClockMode = "record" if layout.clock == "record" else "wall"
                 self.engine = Engine(
                     s.application, s.kafka.inputs, mode, s.shop, s.policy, s.feeds, s.prior
                 )  # fmt: skip
@@ -315,7 +329,9 @@ class explained:  # noqa: N801 -- reads as a verb
             ) from error
         if isinstance(error, Unrecoverable):
             what, closed, do = str(error).partition("): ")
-            raise Failure(error.code, f"Redis ({self.url}) cannot be read.", what + closed.rstrip(": "), do) from error
+            raise Failure(
+                error.code, f"Redis ({self.url}) cannot be read.", what + closed.rstrip(": "), do
+            ) from error
         if isinstance(error, ResponseError):
             raise Failure(
                 4,
@@ -360,8 +376,8 @@ class _Kafka:
             counts = {name: len(t.partitions) for name, t in metadata.topics.items() if t.error is None}
             topics = [t for t in (*kafka.inputs, DEAD_LETTERS, ALERTS) if kafka.topic(t) in counts]
             places = [(t, n) for t in topics for n in range(counts[kafka.topic(t)])]
-            begins = self.offsets(places, OffsetSpec.earliest())
-            ends = self.offsets(places, OffsetSpec.latest())
+            begins = self.offsets(places, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+            ends = self.offsets(places, OffsetSpec.latest())  # type: ignore[no-untyped-call]
             embedded = metadata.controller_id not in metadata.brokers
             group, no_group = (
                 (None, "an embedded broker does not tell who reads") if embedded else self.group()
@@ -378,9 +394,7 @@ class _Kafka:
             self.newest(ALERTS, held[ALERTS], ends),
         )
 
-    def offsets(
-        self, places: Iterable[tuple[str, int]], spec: OffsetSpec
-    ) -> dict[tuple[str, int], int]:
+    def offsets(self, places: Iterable[tuple[str, int]], spec: OffsetSpec) -> dict[tuple[str, int], int]:
         """The offset of each (logical topic, partition) that ``spec`` means. Raises KafkaException."""
         kafka = self.settings.kafka
         asked = {TopicPartition(kafka.topic(t), n): spec for t, n in places}
@@ -436,7 +450,9 @@ class _Kafka:
             return known[1]
         if not key:
             return None
-        messages = self._last([TopicPartition(self.settings.kafka.topic(topic), n, end - 1) for n, end in key])
+        messages = self._last(
+            [TopicPartition(self.settings.kafka.topic(topic), n, end - 1) for n, end in key]
+        )
         found = max((n for n in map(_newest, messages) if n is not None), key=lambda n: n.at, default=None)
         if len(messages) == len(key):
             self._read[topic] = key, found
@@ -483,7 +499,9 @@ _NOT_YET = (
 def _newest(message: Message) -> Newest | None:
     said = headers(message)
     if PREFIX + "error" in said:
-        return Newest(message.timestamp()[1] * 1000, said[PREFIX + "error"], said.get(PREFIX + "message", ""), {})
+        return Newest(
+            message.timestamp()[1] * 1000, said[PREFIX + "error"], said.get(PREFIX + "message", ""), {}
+        )
     alert = decode(message)
     if alert is None:
         return None

@@ -35,8 +35,8 @@ def troubles(seen: Overview) -> list[Finding]:
     found += _group(seen)
     if seen.states is not None:
         found += _offsets(seen, seen.states)
-        for check in (_unreadable, _outboxes, _parked, _clocks, _timers, _invalid, _feeds):
-            found += check(seen, seen.states)
+        for look in (_unreadable, _outboxes, _parked, _clocks, _timers, _invalid, _feeds):
+            found += look(seen, seen.states)
     if seen.logs is not None:
         found += _letters(seen, seen.logs)
     order = list(Level)
@@ -135,7 +135,7 @@ def _group(seen: Overview) -> Iterator[Finding]:
 
 def _members(seen: Overview, group: Group) -> Iterator[Finding]:
     reading = {n: m for m in group.members for n in m.numbers}
-    unread = set(range(seen.count)) - set(reading)
+    unread = set(range(seen.partitions)) - set(reading)
     if unread:
         yield problem(
             "group",
@@ -159,7 +159,7 @@ def _members(seen: Overview, group: Group) -> Iterator[Finding]:
         yield note(
             "group",
             f"{counted(len(idle), 'worker')} {'has' if len(idle) == 1 else 'have'} no partition.",
-            f"There are {seen.count} partitions; more workers than that stand by.",
+            f"There are {seen.partitions} partitions; more workers than that stand by.",
         )
     if seen.states is not None and seen.states.layout is not None:
         unclaimed = [s.number for s in seen.states.partitions if s.generation < 0 and s.number in reading]
@@ -262,10 +262,10 @@ def _clocks(seen: Overview, states: States) -> Iterator[Finding]:
                 for topic in inputs:
                     if topic not in stored.state.ticks:
                         lacking.setdefault(topic, []).append(stored.number)
-        for topic, numbers in lacking.items():
+        for name, numbers in lacking.items():
             yield warning(
                 "clock",
-                f"The clock of {numbered(numbers)} has not begun: no clock record has come on {topic}.",
+                f"The clock of {numbered(numbers)} has not begun: no clock record has come on {name}.",
                 "On the record clock, time is what clock records on every input topic say; without one nothing is due.",
                 "churnwatch send writes them (not with --clock none); take topics that nobody feeds out of kafka.inputs.",
             )
@@ -317,10 +317,10 @@ def _feeds(seen: Overview, states: States) -> Iterator[Finding]:
     for stored in states.partitions:
         for topic in stored.silent:
             silent.setdefault(topic, []).append(stored.number)
-    for topic, numbers in silent.items():
+    for name, numbers in silent.items():
         yield warning(
             "feeds",
-            f"Traffic on {seen.settings.kafka.topic(topic)} is far below what is usual ({numbered(numbers)}).",
+            f"Traffic on {seen.settings.kafka.topic(name)} is far below what is usual ({numbered(numbers)}).",
             "A silent feed is not a silent customer: looks at silent customers are held until it is back.",
             "Is the producer well? If the shop was closed, add the day to shop.closing_days.",
         )
@@ -330,7 +330,11 @@ def _letters(seen: Overview, logs: Logs) -> Iterator[Finding]:
     if not logs.letters:
         return
     newest = logs.newest_letter
-    age = "" if newest is None else f", the newest {lasting((seen.at - newest.at) / SECOND)} ago ({newest.what})"
+    age = (
+        ""
+        if newest is None
+        else f", the newest {lasting((seen.at - newest.at) / SECOND)} ago ({newest.what})"
+    )
     yield note(
         "dead_letters",
         f"{counted(logs.letters, 'record')} in {seen.settings.kafka.topic(DEAD_LETTERS)}{age}.",

@@ -61,14 +61,12 @@ def status(
     is wrong, unless --check is given.
     """
     call = shell(context)
-    settings = call.settings  # what is wrong with them is said before anything is asked
     try:
         wrong = asyncio.run(_look(call, as_json=as_json, every=interval if watch else None))
     except KeyboardInterrupt:
         if not watch:
             raise
         return  # the way to end it
-    del settings
     if check and wrong:
         raise typer.Exit(Code.FAILED)
 
@@ -76,13 +74,13 @@ def status(
 async def _look(call: Shell, *, as_json: bool, every: float | None) -> bool:
     """Looks once or for ever; whether something was wrong at the last look."""
     # Redis and the core take a second to import, which every other command does without.
-    from agents.overview import Watcher  # noqa: PLC0415
+    from agents.overview import Watcher, hushed  # noqa: PLC0415
     from agents.status import troubles  # noqa: PLC0415
 
     before: Overview | None = None
     live: Live | None = None
     async with Watcher(call.settings) as watcher:
-        with contextlib.ExitStack() as stack:
+        with hushed(), contextlib.ExitStack() as stack:
             while True:
                 seen = await watcher.look()
                 found = troubles(seen)
@@ -92,7 +90,9 @@ async def _look(call: Shell, *, as_json: bool, every: float | None) -> bool:
                 elif every is not None and call.out.is_terminal:
                     picture = screen(seen, found, before)
                     if live is None:
-                        live = stack.enter_context(Live(picture, console=call.out, screen=True, auto_refresh=False))
+                        live = stack.enter_context(
+                            Live(picture, console=call.out, screen=True, auto_refresh=False)
+                        )
                     live.update(picture, refresh=True)
                 else:
                     call.out.print(screen(seen, found, before))
@@ -198,7 +198,7 @@ def sentence(finding: Finding) -> Text:
 
 def _head(seen: Overview, before: Overview | None) -> Text:
     settings = seen.settings
-    clock = settings.clock.mode
+    clock: str = settings.clock.mode
     if seen.states is not None and seen.states.layout is not None:
         clock = seen.states.layout.clock
     first = f"[bold]{escape(settings.application)}[/]  {clock} clock  {rfc3339(seen.at)[:19].replace('T', ' ')} UTC"
@@ -281,7 +281,11 @@ def _partitions(seen: Overview) -> Table:
     for title, _ in columns:
         left = title in {"worker", "clock"}
         table.add_column(
-            title, totals.get(title, ""), justify="left" if left else "right", no_wrap=True, footer_style="bold"
+            title,
+            totals.get(title, ""),
+            justify="left" if left else "right",
+            no_wrap=True,
+            footer_style="bold",
         )
     shown = sorted(stored, key=lambda s: (-sum(lags[s.number].values()) - s.waiting - s.due, s.number))[:ROWS]
     for s in sorted(shown, key=lambda s: s.number):
@@ -309,7 +313,9 @@ def _foot(seen: Overview) -> Text:
     lines = []
     states, logs = seen.states, seen.logs
     if states is not None and len(states.partitions) > ROWS:
-        lines.append(f"[dim]{len(states.partitions) - ROWS} partitions with less to do are not shown; --json has all.[/]")
+        lines.append(
+            f"[dim]{len(states.partitions) - ROWS} partitions with less to do are not shown; --json has all.[/]"
+        )
     if states is not None and states.layout is not None:
         score = f"score  {states.source}, model {escape(states.model)}"
         if logs is not None and logs.newest_alert is not None:

@@ -1,0 +1,77 @@
+"""Can a worker run with these settings, and will it lose nothing? Small checks, each a finding with what to do.
+
+Nothing here writes: what a user may do is tried with commands that change nothing even where they are allowed.
+Nothing here waits for long: each server is asked in a thread of its own, with a limit for all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from agents.doctor import brokers, state, store
+from agents.findings import Finding, Level, unknown
+from agents.overview import hushed
+from agents.settings import Settings
+
+LIMIT: Final = 8.0
+"""Seconds that all questions to Kafka, or all to Redis, may take; both are asked at once."""
+STATE_LIMIT: Final = 6.0
+"""Seconds that the state and the workers may take after them."""
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Every check but that of the settings themselves, in the order in which people read them."""
+    with hushed():
+        return _examined(settings)
+
+
+def _examined(settings: Settings) -> list[Finding]:
+    kafka = _started(lambda: brokers.checks(settings))
+    redis = _started(lambda: asyncio.run(store.checks(settings)))
+    found = _ended(kafka, "kafka", LIMIT) + _ended(redis, "redis", LIMIT)
+    away = {f.check for f in found if f.level is not Level.OK}
+    reachable = {"kafka": "kafka.reachable" not in away, "redis": "redis.reachable" not in away}
+    if not any(reachable.values()):
+        return [
+            *found,
+            unknown("state.all", "State and workers were not looked at.", "Neither Kafka nor Redis answers."),
+        ]
+    looking = _started(lambda: asyncio.run(state.checks(settings, **reachable)))
+    return found + _ended(looking, "state", STATE_LIMIT)
+
+
+def _started(work: Callable[[], list[Finding]]) -> queue.Queue[list[Finding] | BaseException]:
+    """Runs checks in a thread that cannot keep the process alive."""
+    answer: queue.Queue[list[Finding] | BaseException] = queue.Queue()
+
+    def run() -> None:
+        try:
+            answer.put(work())
+        except BaseException as error:  # noqa: BLE001 -- it is raised where the answer is awaited
+            answer.put(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return answer
+
+
+def _ended(answer: queue.Queue[list[Finding] | BaseException], section: str, limit: float) -> list[Finding]:
+    """What the checks found, or that they did not come to an end."""
+    try:
+        found = answer.get(timeout=limit)
+    except queue.Empty:
+        name = {"kafka": "Kafka", "redis": "Redis", "state": "State and workers"}[section]
+        return [
+            unknown(
+                f"{section}.reachable" if section != "state" else "state.all",
+                f"{name}: not all questions were answered within {limit:.0f} seconds.",
+                "A server takes connections and answers late or not at all.",
+                "Is it overloaded, stopped in a debugger, or behind a firewall that drops packets?",
+            )
+        ]
+    if isinstance(found, BaseException):
+        raise found
+    return found

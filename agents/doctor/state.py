@@ -1,0 +1,172 @@
+"""Whether what is stored fits this release, these settings and these topics, and whether workers get on with it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from importlib import metadata
+from typing import Final
+
+from redis.exceptions import RedisError
+
+from agents.findings import Finding, counted, numbered, ok, problem, unknown, warning
+from agents.overview import Overview, Stored, Watcher
+from agents.settings import Settings
+from agents.status import LOG, troubles
+from features.customer import VERSION
+
+PATIENCE: Final = 2.5
+"""Seconds for one question."""
+SAMPLE: Final = 20
+"""Customers of each partition whose state is looked at."""
+MOVES: Final = 1.5
+"""Seconds in which a partition with unread records should have got on."""
+
+
+async def checks(settings: Settings, *, kafka: bool, redis: bool) -> list[Finding]:
+    """Everything about the state and the workers, with what answers."""
+    async with Watcher(settings, PATIENCE) as watcher:
+        seen = await watcher.look(kafka=kafka, redis=redis)
+        found = [
+            finding._replace(check=f"state.{finding.check}")
+            for finding in troubles(seen)
+            if finding.check not in {"kafka", "redis", "topics", "partitions"}  # said of the brokers already
+        ]
+        if not kafka:
+            found.append(
+                unknown("state.group", "Workers and lag were not looked at.", "Kafka does not answer.")
+            )
+        if not redis:
+            found.append(unknown("state.all", "State was not looked at.", "Redis does not answer."))
+        said = {f.check for f in found}
+        found += _fine(seen, said)
+        if seen.states is not None and seen.states.layout is not None:
+            found += await _versions(watcher, seen)
+            found += await _moving(watcher, seen)
+    return found
+
+
+def _fine(seen: Overview, said: set[str]) -> list[Finding]:
+    """What is as it should be."""
+    found = []
+    states, logs = seen.states, seen.logs
+    if states is not None and states.layout is not None and not said & {"state.layout", "state.clock_mode"}:
+        found.append(
+            ok(
+                "state.layout",
+                f"The state fits: {counted(states.layout.partitions, 'partition')}, {states.layout.clock} clock, "
+                f"{counted(sum(s.customers for s in states.partitions), 'customer')}.",
+            )
+        )
+    if states is not None and logs is not None and states.partitions and "state.offsets" not in said:
+        behind = sum(sum(seen.lag(s).values()) for s in states.partitions)
+        found.append(
+            ok(
+                "state.offsets",
+                "What was applied lies within Kafka's logs; "
+                + (
+                    f"{counted(behind, 'record')} still to be applied."
+                    if behind
+                    else "nothing is left to be applied."
+                ),
+            )
+        )
+    if logs is not None and "state.group" not in said:
+        if logs.group is None:
+            found.append(
+                unknown("state.group", "Who reads was not found out.", f"Kafka says: {logs.no_group}.")
+            )
+        else:
+            found.append(
+                ok(
+                    "state.group",
+                    f"{counted(len(logs.group.members), 'worker')} in the group {seen.settings.group} "
+                    f"({logs.group.state}), all partitions are read.",
+                )
+            )
+    if states is not None and states.partitions and not said & {"state.outbox", "state.parked"}:
+        found.append(ok("state.outbox", "Nothing waits for long to leave."))
+    return found
+
+
+async def _versions(watcher: Watcher, seen: Overview) -> list[Finding]:
+    """Which versions a sample of the customers' states has."""
+    assert seen.states is not None
+    store = watcher.redis.store
+    found: Counter[int] = Counter()
+    try:
+        for stored in seen.states.partitions:
+            if not stored.customers:
+                continue
+            _, hot, cold, _, _ = store.keys(stored.number)
+            for key in (hot, cold):
+                _, sample = await store.redis.hscan(key, 0, count=SAMPLE)
+                found.update(value[0] for value in list(sample.values())[:SAMPLE] if value)
+    except RedisError as error:
+        return [unknown("state.versions", "Versions of states were not looked at.", str(error))]
+    code = f"{_release()} knows version {VERSION}"
+    other = sorted(set(found) - {VERSION})
+    if other:
+        newer = other[-1] > VERSION
+        return [
+            problem(
+                "state.versions",
+                f"States of version {', '.join(map(str, other))} are stored, {code}.",
+                "They were written by a newer release: a worker refuses to read them."
+                if newer
+                else "They are of another release, or another program writes to these keys.",
+                "Run the release that wrote them, or a newer one."
+                if newer
+                else "Choose another application.",
+            )
+        ]
+    if not found:
+        return []
+    return [
+        ok(
+            "state.versions",
+            f"All of {counted(sum(found.values()), 'state')} looked at can be read ({code}).",
+        )
+    ]
+
+
+def _release() -> str:
+    try:
+        return f"churnwatch {metadata.version('churnwatch')}"
+    except metadata.PackageNotFoundError:
+        return "this churnwatch"
+
+
+async def _moving(watcher: Watcher, seen: Overview) -> list[Finding]:
+    """Whether partitions with unread records get on: a worker may be in its group and still do nothing."""
+    assert seen.states is not None
+    group = seen.logs.group if seen.logs is not None else None
+    if group is None or group.state != "stable":
+        return []
+    read = {n for m in group.members for n in m.numbers}
+    lagging = [s for s in seen.states.partitions if s.number in read and any(seen.lag(s).values())]
+    if not lagging:
+        return []
+    await asyncio.sleep(MOVES)
+    later = await watcher.look(kafka=False)
+    if later.states is None:
+        return []
+    now = {s.number: s.commit for s in later.states.partitions}
+    stuck: list[Stored] = [s for s in lagging if now.get(s.number) == s.commit]
+    if not stuck:
+        return [
+            ok(
+                "state.moving",
+                f"{numbered(s.number for s in lagging).capitalize()} get on with what is unread.",
+            )
+        ]
+    behind = sum(sum(seen.lag(s).values()) for s in stuck)
+    return [
+        warning(
+            "state.moving",
+            f"{counted(behind, 'record')} of {numbered(s.number for s in stuck)} are unread, and for {MOVES:g} seconds "
+            "nothing was committed.",
+            "A worker has these partitions. It may just have started; it may wait for Redis, or have no claim.",
+            LOG,
+        )
+    ]
