@@ -13,7 +13,20 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from agents.commands import alerts, config, customers, demo, dlq, send, topics, worker
+from agents.commands import (
+    alerts,
+    completion,
+    config,
+    customers,
+    demo,
+    dlq,
+    doctor,
+    send,
+    simulate,
+    status,
+    topics,
+    worker,
+)
 from agents.commands.shell import Code, Failure, Shell, examples
 
 EPILOG = examples(
@@ -67,7 +80,12 @@ def churnwatch(
     redis: Annotated[str | None, typer.Option(help="redis://, rediss:// or unix:// address.")] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any setting: section.key=value; repeatable."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any setting: section.key=value; repeatable.",
+            autocompletion=completion.keys_of_settings,
+        ),
     ] = None,
     debug: Annotated[
         bool, typer.Option("--debug", envvar="CHURNWATCH_DEBUG", help="Show tracebacks of errors.")
@@ -93,6 +111,8 @@ app.command(epilog=send.EPILOG)(send.send)
 app.command(epilog=alerts.EPILOG)(alerts.alerts)
 app.command(epilog=customers.EPILOG)(customers.customers)
 app.command(epilog=customers.EPILOG_ONE)(customers.customer)
+app.command(epilog=status.EPILOG)(status.status)
+app.command(epilog=doctor.EPILOG)(doctor.doctor)
 
 _topics = typer.Typer(no_args_is_help=True, help="The topics in Kafka.")
 _topics.command("create", epilog=topics.EPILOG)(topics.create)
@@ -112,12 +132,15 @@ _config.command("init", epilog=config.EPILOG_INIT)(config.init)
 app.add_typer(_config, name="config")
 
 app.command(epilog=demo.EPILOG)(demo.demo)
+app.command(epilog=simulate.EPILOG)(simulate.simulate)
+app.command(epilog=completion.EPILOG)(completion.completion)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; the exit code. Errors that a person can repair come without a traceback."""
     words = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in words or os.environ.get("CHURNWATCH_DEBUG", "") not in {"", "0", "false"}
+    completion.prepare()
     try:
         app(args=words, prog_name="churnwatch")
     except SystemExit as e:
