@@ -96,7 +96,7 @@ class Stored(NamedTuple):
     """What Redis holds of one partition number. ``applied``: the next offset by logical topic; ``state``:
     None where there is none or it cannot be read, then ``unreadable`` says why; ``due``: timers whose
     instant has come on the clock that counts; ``waiting_since``: when the oldest message entered the outbox
-    (0: none waits)."""
+    (0: none waits); ``quiet``: seconds for which this watcher has seen no commit (0: at its first look)."""
 
     number: int
     generation: int
@@ -113,6 +113,7 @@ class Stored(NamedTuple):
     waiting_since: Micros
     parked: int
     silent: tuple[str, ...] = ()
+    quiet: float = 0.0
 
 
 class States(NamedTuple):
@@ -175,6 +176,19 @@ class Watcher:
         self.settings = settings
         self.redis = _Redis(settings, patience)
         self.kafka = _Kafka(settings, patience)
+        self._commits: dict[int, tuple[str, float]] = {}
+
+    async def look_again(self, pause: float) -> tuple[Overview | None, Overview]:
+        """One look; a second one after ``pause`` seconds where something is unread that somebody should read,
+        because only then it shows whether they do. The first of two, and the last."""
+        first = await self.look()
+        group = first.logs.group if first.logs is not None else None
+        if group is None or not group.members or first.states is None:
+            return None, first
+        if not any(any(first.lag(s).values()) for s in first.states.partitions):
+            return None, first
+        await asyncio.sleep(pause)
+        return first, await self.look()
 
     async def look(self, *, kafka: bool = True, redis: bool = True) -> Overview:
         """Both servers at once, or one of them."""
@@ -186,10 +200,22 @@ class Watcher:
             time.time_ns() // 1000,
             self.settings,
             None if isinstance(logs, Failure) else logs,
-            None if isinstance(states, Failure) else states,
+            self._timed(states) if isinstance(states, States) else None,
             logs if isinstance(logs, Failure) else None,
             states if isinstance(states, Failure) else None,
         )
+
+    def _timed(self, states: States) -> States:
+        """With how long each partition has been without a commit."""
+        now = time.monotonic()
+        timed = []
+        for stored in states.partitions:
+            commit, since = self._commits.get(stored.number, ("", now))
+            if commit != stored.commit:
+                since = now
+            self._commits[stored.number] = stored.commit, since
+            timed.append(stored._replace(quiet=now - since))
+        return states._replace(partitions=tuple(timed))
 
     async def close(self) -> None:
         """Close all connections."""

@@ -18,6 +18,9 @@ TIMER_SECONDS: Final = 300
 INVALID_SHARE: Final = 0.2
 """Of the last records of a topic's partition; at half of them the worker stops."""
 
+QUIET_SECONDS: Final = 1.0
+"""A partition with unread records is committed many times a second."""
+
 START = "Start one with: churnwatch worker."
 LOG = "Look at the log of its worker; churnwatch doctor checks what it needs."
 
@@ -35,7 +38,7 @@ def troubles(seen: Overview) -> list[Finding]:
     found += _group(seen)
     if seen.states is not None:
         found += _offsets(seen, seen.states)
-        for look in (_unreadable, _outboxes, _parked, _clocks, _timers, _invalid, _feeds):
+        for look in (_stuck, _unreadable, _outboxes, _parked, _clocks, _timers, _invalid, _feeds):
             found += look(seen, seen.states)
     if seen.logs is not None:
         found += _letters(seen, seen.logs)
@@ -203,6 +206,28 @@ def _offsets(seen: Overview, states: States) -> Iterator[Finding]:
             f"Records expired unread: {_few(expired)}.",
             "Retention was shorter than the time nobody read; a worker refuses to go on and says how to pass over them.",
             "Decide with its message: churnwatch worker. Raise retention.ms of the topic.",
+        )
+
+
+def _stuck(seen: Overview, states: States) -> Iterator[Finding]:
+    group = seen.logs.group if seen.logs is not None else None
+    if group is None or group.state != "stable":
+        return
+    read = {n for m in group.members for n in m.numbers}
+    stuck = [
+        s
+        for s in states.partitions
+        if s.number in read and s.quiet >= QUIET_SECONDS and any(seen.lag(s).values())
+    ]
+    if stuck:
+        behind = sum(sum(seen.lag(s).values()) for s in stuck)
+        yield warning(
+            "moving",
+            f"{counted(behind, 'record')} of {numbered(s.number for s in stuck)} "
+            f"{'is' if behind == 1 else 'are'} unread, and for {lasting(min(s.quiet for s in stuck))} nothing was committed.",
+            "Kafka counts a worker that died as a member until kafka.session_timeout has passed "
+            f"({seen.settings.kafka.session_timeout:g} s). One that lives may have just started, or wait for Redis.",
+            "Look again in half a minute; then at the log of its worker. churnwatch doctor checks what it needs.",
         )
 
 

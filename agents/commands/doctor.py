@@ -51,7 +51,9 @@ def _examined(call: Shell) -> tuple[list[Finding], int]:
     except Failure as failure:
         # The same sentences that every other command ends with, one finding for each.
         return [
-            problem("settings", line.strip(), "No command runs with settings that are wrong.", failure.todo)
+            problem(
+                "settings.valid", line.strip(), "No command runs with settings that are wrong.", failure.todo
+            )
             for line in failure.why.splitlines()
         ], failure.code
     # Redis and the core take a second to import, which every other command does without.

@@ -30,6 +30,8 @@ EPILOG = examples(
     "churnwatch status --check && deploy   stop a script when something is wrong (exit code 1)",
     "churnwatch status --json | jq '.partitions[] | {partition, lag}'",
 )
+PAUSE = 1.2
+"""Seconds between two looks where one does not tell whether unread records are being read."""
 ROWS = 24
 """Partitions shown at most; of more, those that lag or wait most."""
 MARKS = {
@@ -82,7 +84,10 @@ async def _look(call: Shell, *, as_json: bool, every: float | None) -> bool:
     async with Watcher(call.settings) as watcher:
         with hushed(), contextlib.ExitStack() as stack:
             while True:
-                seen = await watcher.look()
+                if every is None:
+                    before, seen = await watcher.look_again(PAUSE)
+                else:
+                    seen = await watcher.look()
                 found = troubles(seen)
                 if as_json:
                     sys.stdout.write(msgspec.json.encode(described(seen, found)).decode() + "\n")

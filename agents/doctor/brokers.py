@@ -175,6 +175,8 @@ def _why(error: OSError, kafka: Kafka) -> str:
             return f"it shows a certificate that we do not trust ({error.verify_message})"
         case ssl.SSLError() if "WRONG_VERSION_NUMBER" in str(error):
             return "it does not speak TLS there"
+        case ssl.SSLEOFError():
+            return "it hangs up when we speak TLS, as listeners without TLS do"
         case ssl.SSLError():
             return f"TLS failed ({error.reason or error})"
         case HungUp() if not kafka.tls:
@@ -194,6 +196,8 @@ def _advice(error: OSError) -> str:
                 "Set kafka.ca to the authority that signed it, and write kafka.brokers with the names that are in the "
                 "certificate."
             )
+        case ssl.SSLEOFError():
+            return "Take the port of the TLS listener, or set kafka.tls = false."
         case ssl.SSLError() if "WRONG_VERSION_NUMBER" in str(error):
             return "Take the port of the TLS listener, or set kafka.tls = false."
         case ssl.SSLError():
@@ -203,7 +207,7 @@ def _advice(error: OSError) -> str:
         case NotKafka():
             return "Something else listens there: is the port right?"
         case TimeoutError():
-            return "Is a firewall between, is the broker frozen? Check kafka.brokers."
+            return "Is a firewall between, is the broker frozen, does something else listen there? Check kafka.brokers."
         case _:
             return "Is it running there? Set --brokers, CHURNWATCH_KAFKA__BROKERS or kafka.brokers."
 

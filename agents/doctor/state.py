@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from importlib import metadata
 from typing import Final
 
 from redis.exceptions import RedisError
 
-from agents.findings import Finding, counted, numbered, ok, problem, unknown, warning
-from agents.overview import Overview, Stored, Watcher
+from agents.findings import Finding, counted, ok, problem, unknown
+from agents.overview import Overview, Watcher
 from agents.settings import Settings
-from agents.status import LOG, troubles
+from agents.status import troubles
 from features.customer import VERSION
 
 PATIENCE: Final = 2.5
 """Seconds for one question."""
 SAMPLE: Final = 20
 """Customers of each partition whose state is looked at."""
-MOVES: Final = 1.5
-"""Seconds in which a partition with unread records should have got on."""
+PAUSE: Final = 1.5
+"""Seconds after which a partition with unread records should have got on."""
 
 
 async def checks(settings: Settings, *, kafka: bool, redis: bool) -> list[Finding]:
     """Everything about the state and the workers, with what answers."""
     async with Watcher(settings, PATIENCE) as watcher:
-        seen = await watcher.look(kafka=kafka, redis=redis)
+        if kafka and redis:
+            _, seen = await watcher.look_again(PAUSE)
+        else:
+            seen = await watcher.look(kafka=kafka, redis=redis)
         found = [
             finding._replace(check=f"state.{finding.check}")
             for finding in troubles(seen)
@@ -42,7 +44,6 @@ async def checks(settings: Settings, *, kafka: bool, redis: bool) -> list[Findin
         found += _fine(seen, said)
         if seen.states is not None and seen.states.layout is not None:
             found += await _versions(watcher, seen)
-            found += await _moving(watcher, seen)
     return found
 
 
@@ -135,38 +136,3 @@ def _release() -> str:
         return f"churnwatch {metadata.version('churnwatch')}"
     except metadata.PackageNotFoundError:
         return "this churnwatch"
-
-
-async def _moving(watcher: Watcher, seen: Overview) -> list[Finding]:
-    """Whether partitions with unread records get on: a worker may be in its group and still do nothing."""
-    assert seen.states is not None
-    group = seen.logs.group if seen.logs is not None else None
-    if group is None or group.state != "stable":
-        return []
-    read = {n for m in group.members for n in m.numbers}
-    lagging = [s for s in seen.states.partitions if s.number in read and any(seen.lag(s).values())]
-    if not lagging:
-        return []
-    await asyncio.sleep(MOVES)
-    later = await watcher.look(kafka=False)
-    if later.states is None:
-        return []
-    now = {s.number: s.commit for s in later.states.partitions}
-    stuck: list[Stored] = [s for s in lagging if now.get(s.number) == s.commit]
-    if not stuck:
-        return [
-            ok(
-                "state.moving",
-                f"{numbered(s.number for s in lagging).capitalize()} get on with what is unread.",
-            )
-        ]
-    behind = sum(sum(seen.lag(s).values()) for s in stuck)
-    return [
-        warning(
-            "state.moving",
-            f"{counted(behind, 'record')} of {numbered(s.number for s in stuck)} are unread, and for {MOVES:g} seconds "
-            "nothing was committed.",
-            "A worker has these partitions. It may just have started; it may wait for Redis, or have no claim.",
-            LOG,
-        )
-    ]
