@@ -85,19 +85,32 @@ class Reading(NamedTuple):
     history: bool = False
 
 
+class Span(NamedTuple):
+    """How many rows a file has, and from when to when (microseconds; None without a row)."""
+
+    rows: int
+    first: int | None
+    last: int | None
+
+
 def count(path: Path, reading: Reading) -> int | None:
     """How many rows a file has, having checked their order; None for standard input, which is read once.
 
     Raises :class:`FileError`, so that a file that is not sorted is refused before anything of it is sent.
     """
-    if path == STDIN:
-        return None
+    return None if path == STDIN else span(path, reading).rows
+
+
+def span(path: Path, reading: Reading) -> Span:
+    """As :func:`count`, with the time that the rows span; not for standard input."""
     rows = 0
+    first: int | None = None
     latest = _Latest(path, reading.ordered)
     for row in _rows(path, reading, lambda _refusal: None):
         rows += 1
+        first = row.at if first is None else min(first, row.at)
         latest.see(row.line, row.at)
-    return rows
+    return Span(rows, first, None if first is None else latest.at)
 
 
 def read(path: Path, reading: Reading, refuse: Refuse) -> Iterator[Entry]:

@@ -1,0 +1,216 @@
+"""What came of it: how many warnings were right, how early they came, and who was missed.
+
+Everything is measured on the history itself, with the purchases that followed, and against the rule that a
+shop has before it has churnwatch: warn of whoever is silent for longer than the horizon.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from itertools import pairwise
+from statistics import quantiles
+from typing import NamedTuple
+
+from agents.demo.known import Known
+from features.shop import DAY, MICROS
+
+LAPSED_HORIZONS = 2
+"""Horizons of silence at the end of the history after which a customer counts as having left."""
+
+
+class Verdict(NamedTuple):
+    """Of ``judged`` warnings (whose horizon had passed by the end) ``right`` were followed by no purchase
+    within the horizon. ``early``: for each right one, the days by which it came before the rule would have
+    warned, ascending; below 0 it came later."""
+
+    judged: int
+    right: int
+    early: tuple[float, ...] = ()
+
+
+class Missed(NamedTuple):
+    """Of ``left`` customers who left, ``warned`` were warned of after their last purchase. Of the others
+    ``once`` had bought on one day only, and ``late`` of the rest left within the last two horizons."""
+
+    left: int
+    warned: int
+    once: int
+    late: int
+    known: bool
+
+
+class Summary(NamedTuple):
+    """All figures of the end."""
+
+    until: int
+    customers: int
+    purchases: int
+    counts: tuple[str, ...]
+    horizon_days: float
+    ours: Verdict
+    rule: Verdict
+    missed: Missed
+
+
+def summarise(known: Known) -> Summary:
+    """The figures as of what has been applied so far."""
+    until = known.at
+    bought = {
+        name: times
+        for name, customer in known.customers.items()
+        if (times := sorted(customer.bought_until(until)))
+    }
+    counts = []
+    for kind in dict.fromkeys(kind for kind, _ in sorted(known.counts)):
+        steps = sorted((step, number) for (of, step), number in known.counts.items() if of == kind)
+        counts.append(f"{kind}: " + ", ".join(f"{number:,} {step}" for step, number in steps))
+    return Summary(
+        until=until,
+        customers=known.states,
+        purchases=sum(map(len, bought.values())),
+        counts=tuple(counts),
+        horizon_days=known.horizon / DAY,
+        ours=judged(known.raised, bought, known.horizon, until),
+        rule=judged_rule(bought, known.horizon, until),
+        missed=missed(known, bought, until),
+    )
+
+
+def judged(
+    raised: list[tuple[str, int]], bought: Mapping[str, list[int]], horizon: int, until: int
+) -> Verdict:
+    """The verdict on warnings (customer, instant) that are old enough by ``until``."""
+    total = 0
+    early = []
+    for customer, at in raised:
+        if at + horizon > until:
+            continue
+        total += 1
+        times = bought.get(customer, [])
+        following = bisect_right(times, at)
+        if following == len(times) or times[following] > at + horizon:
+            last = times[following - 1] if following else at
+            early.append((last + horizon - at) / DAY)
+    return Verdict(total, len(early), tuple(sorted(early)))
+
+
+def judged_rule(bought: Mapping[str, list[int]], horizon: int, until: int) -> Verdict:
+    """The verdict on the rule's own warnings: one at the horizon of each silence that is longer."""
+    total = right = 0
+    for times in bought.values():
+        silences = [*pairwise(times), (times[-1], None)]
+        for last, following in silences:
+            at = last + horizon
+            if (following is not None and following <= at) or at + horizon > until:
+                continue
+            total += 1
+            right += following is None or following > at + horizon
+    return Verdict(total, right)
+
+
+def missed(known: Known, bought: Mapping[str, list[int]], until: int) -> Missed:
+    """Who left, by the truth where it is known, else by silence until the end, and who of them was never
+    warned of."""
+    recent = until - LAPSED_HORIZONS * known.horizon
+    if known.truth is None:
+        left = {name for name, times in bought.items() if times[-1] <= recent}
+    else:
+        left = {name for name, gone in known.truth.items() if name in bought and gone.at <= until}
+    warned = {name for name, at in known.raised if name in left and at > bought[name][-1]}
+    rest = left - warned
+    once = {name for name in rest if len({time // DAY for time in bought[name]}) == 1}
+    late = sum(1 for name in rest - once if bought[name][-1] > recent)
+    return Missed(len(left), len(warned), len(once), late, known.truth is not None)
+
+
+def lines(known: Known) -> list[str]:
+    """The summary for people."""
+    found = summarise(known)
+    days = f"{found.horizon_days:g}"
+    said = []
+    if known.ended is not None:
+        said.append(
+            f"Played in {known.ended.seconds:.0f} seconds: {found.customers:,} customers, "
+            f"{found.purchases:,} purchases."
+        )
+        if known.ended.refused:
+            said.append(f"Refused: {known.ended.refused:,} rows of the file.")
+    else:
+        said.append(
+            f"Stopped at {day(found.until)}: so far {found.customers:,} customers, "
+            f"{found.purchases:,} purchases."
+        )
+    said += [f"  {line}" for line in found.counts]
+    ours, rule, gone = found.ours, found.rule, found.missed
+    if not ours.judged:
+        said.append(f"No warning is older than {days} days yet, so none can be judged.")
+    else:
+        said.append(
+            f"Of {ours.judged:,} warnings old enough to judge, {ours.right:,} ({ours.right / ours.judged:.0%}) "
+            f"were right: no purchase in the {days} days that followed."
+        )
+    if rule.judged:
+        said.append(
+            f"The rule “silent for longer than {days} days” would have warned {rule.judged:,} times, and "
+            f"{rule.right:,} ({rule.right / rule.judged:.0%}) would have been right."
+        )
+    if len(ours.early) > 1:
+        low, middle, high = quantiles(ours.early, n=4, method="inclusive")
+        before = sum(1 for one in ours.early if one > 0)
+        said.append(
+            f"The right warnings came {_early(middle)} that rule (median; the middle half {_span(low, high)}); "
+            f"{before / len(ours.early):.0%} of them came before it."
+        )
+    if gone.left:
+        who = (
+            f"The simulator knows who left: {gone.left:,} customers"
+            if gone.known
+            else f"{gone.left:,} customers left (no purchase in the last {LAPSED_HORIZONS * found.horizon_days:g} days)"
+        )
+        never = gone.left - gone.warned
+        parts = []
+        if gone.once:
+            parts.append(f"{gone.once:,} had bought on one day only")
+        if gone.late:
+            parts.append(f"{gone.late:,} left in the last {LAPSED_HORIZONS * found.horizon_days:g} days")
+        why = f" ({', '.join(parts)})" if parts else ""
+        said.append(f"{who}; {gone.warned:,} of them were warned of, {never:,} never{why}.")
+    return said
+
+
+NEXT = (
+    ("make demo DATA=simulated", "a made-up shop with browsing and complaints, and a known truth"),
+    ("make demo DATA=groceries", "a grocery chain: offers by category"),
+    ("make demo DATA=path/to/orders.csv", "your own"),
+    ("make demo SERVERS=local", "the same on a real Apache Kafka and Redis"),
+    ("churnwatch --help", "run it for good; README.md has the way"),
+)
+"""Commands to try next, and what they do."""
+
+
+def next_lines() -> list[str]:
+    """The commands to try next, for people."""
+    wide = max(len(command) for command, _ in NEXT)
+    return ["Next:", *(f"  {command:<{wide}}  {what}" for command, what in NEXT)]
+
+
+def day(at: int) -> str:
+    """An instant as a day for people."""
+    moment = datetime.fromtimestamp(at // MICROS, UTC)
+    return f"{moment.day} {moment:%b %Y}"
+
+
+def _early(days: float) -> str:
+    return f"{days:.0f} days before" if days >= 0 else f"{-days:.0f} days after"
+
+
+def _span(low: float, high: float) -> str:
+    return f"from {_early(low)} to {_early(high)}" if (low < 0) != (high < 0) else _same(low, high)
+
+
+def _same(low: float, high: float) -> str:
+    if low >= 0:
+        return f"{low:.0f} to {high:.0f} days before"
+    return f"{-high:.0f} to {-low:.0f} days after"
