@@ -21,6 +21,7 @@ from agents.commands import (
     demo,
     dlq,
     doctor,
+    prior,
     send,
     simulate,
     status,
@@ -133,6 +134,7 @@ app.add_typer(_config, name="config")
 
 app.command(epilog=demo.EPILOG)(demo.demo)
 app.command(epilog=simulate.EPILOG)(simulate.simulate)
+app.command(epilog=prior.EPILOG)(prior.prior)
 app.command(epilog=completion.EPILOG)(completion.completion)
 
 
