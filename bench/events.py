@@ -1,7 +1,7 @@
 """The events that every engine reads: seeded, in the order of time, valid by the contract.
 
-``uniform`` and ``zipf``: purchases of one line, 201 bytes each, so that every event is a decision point: the
-heaviest that an event of that size can be. ``mix``: visits of some views, of which every second ends with an
+``uniform`` and ``zipf``: 201 bytes each, 30 % purchases of one line, 65 % views, 5 % complaints, as in the sketches
+that set the targets. ``mix``: visits of some views, of which every second ends with an
 order of eight lines, and a complaint now and then.
 """
 
@@ -83,20 +83,15 @@ class Events:
 
     def _flat(self, rng: np.random.Generator) -> Iterator[Row]:
         who = self.chosen(rng, self.count).tolist()
+        what = rng.choice(len(_FLAT), self.count, p=[share for share, _ in _FLAT]).tolist()
         cents = rng.integers(1_000, 10_000, self.count).tolist()
         skus = rng.integers(0, 5_000, self.count).tolist()
         at = START
         for i in range(self.count):
             at += SPACING
             customer = b"c%d" % (100_000 + who[i])
-            euros, rest = divmod(cents[i], 100)
-            yield Row(
-                at,
-                customer,
-                b'{"type":"purchase","id":"%08d","customer":"%b","time":"%b","order":"o-%09d",'
-                b'"channel":"web","lines":[{"sku":"sku-%04d","category":"cat-%02d","quantity":1,"amount":%d.%02d}]}'
-                % (i, customer, rfc3339(at).encode(), i, skus[i], skus[i] % 40, euros, rest),
-            )
+            _, make = _FLAT[what[i]]
+            yield Row(at, customer, make(i, customer, rfc3339(at).encode(), skus[i], cents[i]))
 
     def _mix(self, rng: np.random.Generator) -> Iterator[Row]:
         """Visits at random instants; what belongs to a visit lies within an hour of its beginning."""
@@ -157,4 +152,29 @@ def _complaint(i: int, customer: bytes, time: bytes, skus: list[int], _: list[in
     )
 
 
+def _small_order(i: int, customer: bytes, time: bytes, sku: int, cents: int) -> bytes:
+    return (
+        b'{"type":"purchase","id":"%08d","customer":"%b","time":"%b","order":"o-%09d",'
+        b'"channel":"web","lines":[{"sku":"sku-%04d","category":"cat-%02d","quantity":1,"amount":%d.%02d}]}'
+        % (i, customer, time, i, sku, sku % 40, *divmod(cents, 100))
+    )
+
+
+def _flat_view(i: int, customer: bytes, time: bytes, sku: int, _: int) -> bytes:
+    return (
+        b'{"type":"view","id":"%08d","customer":"%b","time":"%b","sku":"sku-%04d","category":"cat-%02d",'
+        b'"channel":"web","device":"phone","source":"shop/categories/cat-%02d/from-my-search"}'
+        % (i, customer, time, sku, sku % 40, sku % 40)
+    )
+
+
+def _flat_complaint(i: int, customer: bytes, time: bytes, sku: int, _: int) -> bytes:
+    return (
+        b'{"type":"complaint","id":"%08d","customer":"%b","time":"%b","complaint":"k-%09d","kind":"delivery",'
+        b'"sku":"sku-%04d","category":"cat-%02d","channel":"phone","text":"Late."}'
+        % (i, customer, time, i, sku, sku % 40)
+    )
+
+
+_FLAT = [(0.30, _small_order), (0.65, _flat_view), (0.05, _flat_complaint)]
 _MAKE = {"view": _view, "purchase": _order, "complaint": _complaint}
