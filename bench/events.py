@@ -1,8 +1,8 @@
 """The events that every engine reads: seeded, in the order of time, valid by the contract.
 
 ``uniform`` and ``zipf``: 201 bytes each, 30 % purchases of one line, 65 % views, 5 % complaints, as in the sketches
-that set the targets. ``mix``: visits of some views, of which every second ends with an
-order of eight lines, and a complaint now and then.
+that set the targets. ``mix``: visits of some views, of which every second ends with an order of eight lines, and a
+complaint now and then.
 """
 
 from __future__ import annotations
@@ -152,7 +152,8 @@ def _complaint(i: int, customer: bytes, time: bytes, skus: list[int], _: list[in
     )
 
 
-def _small_order(i: int, customer: bytes, time: bytes, sku: int, cents: int) -> bytes:
+def small_order(i: int, customer: bytes, time: bytes, sku: int, cents: int) -> bytes:
+    """A purchase of one line, between 10.00 and 99.99."""
     return (
         b'{"type":"purchase","id":"%08d","customer":"%b","time":"%b","order":"o-%09d",'
         b'"channel":"web","lines":[{"sku":"sku-%04d","category":"cat-%02d","quantity":1,"amount":%d.%02d}]}'
@@ -163,7 +164,7 @@ def _small_order(i: int, customer: bytes, time: bytes, sku: int, cents: int) -> 
 def _flat_view(i: int, customer: bytes, time: bytes, sku: int, _: int) -> bytes:
     return (
         b'{"type":"view","id":"%08d","customer":"%b","time":"%b","sku":"sku-%04d","category":"cat-%02d",'
-        b'"channel":"web","device":"phone","source":"shop/categories/cat-%02d/from-my-search"}'
+        b'"channel":"web","device":"phone","source":"shop/categories/cat-%02d/after-search"}'
         % (i, customer, time, sku, sku % 40, sku % 40)
     )
 
@@ -176,5 +177,5 @@ def _flat_complaint(i: int, customer: bytes, time: bytes, sku: int, _: int) -> b
     )
 
 
-_FLAT = [(0.30, _small_order), (0.65, _flat_view), (0.05, _flat_complaint)]
+_FLAT = [(0.30, small_order), (0.65, _flat_view), (0.05, _flat_complaint)]
 _MAKE = {"view": _view, "purchase": _order, "complaint": _complaint}

@@ -151,7 +151,6 @@ class Measured:
 
     def __post_init__(self) -> None:
         self.client: Any = self.application.redis.client()
-        self._offsets = self.client.pipeline(transaction=False)
 
     def start(self) -> WorkerProcess:
         """One more worker; not waited for."""
@@ -164,11 +163,12 @@ class Measured:
         return Used(workers, redis, kafka, time.perf_counter())
 
     def offsets(self) -> list[int]:
-        """The next offset to apply of each partition, in one round trip."""
+        """The next offset to apply of each partition, in one round trip; any thread may ask."""
         field = "off:" + self.application.topic(PURCHASES)
+        pipeline = self.client.pipeline(transaction=False)
         for number in range(PARTITIONS):
-            self._offsets.hget(self.application.key(number, "meta"), field)
-        return [int(found or 0) for found in self._offsets.execute()]
+            pipeline.hget(self.application.key(number, "meta"), field)
+        return [int(found or 0) for found in pipeline.execute()]
 
     def until_applied(self, records: int, seconds: float = 300.0, every: float = 0.02) -> int:
         """Wait until so many records are applied; how many are then."""
