@@ -21,6 +21,7 @@ from agents.commands import (
     demo,
     dlq,
     doctor,
+    explain,
     prior,
     send,
     simulate,
@@ -110,6 +111,7 @@ def churnwatch(
 app.command(epilog=worker.EPILOG)(worker.worker)
 app.command(epilog=send.EPILOG)(send.send)
 app.command(epilog=alerts.EPILOG)(alerts.alerts)
+app.command(epilog=explain.EPILOG)(explain.explain)
 app.command(epilog=customers.EPILOG)(customers.customers)
 app.command(epilog=customers.EPILOG_ONE)(customers.customer)
 app.command(epilog=status.EPILOG)(status.status)
