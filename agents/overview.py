@@ -408,29 +408,45 @@ class _Kafka:
             group, no_group = (
                 (None, "an embedded broker does not tell who reads") if embedded else self.group()
             )
-        held = {t: [p for p in places if p[0] == t and ends[p] > begins[p]] for t in (DEAD_LETTERS, ALERTS)}
+        held = {
+            t: [p for p in places if p[0] == t and ends.get(p, 0) > begins.get(p, 0)]
+            for t in (DEAD_LETTERS, ALERTS)
+        }
         return Logs(
             counts,
             {at: offset for at, offset in begins.items() if at[0] in kafka.inputs},
             {at: offset for at, offset in ends.items() if at[0] in kafka.inputs},
             group,
             no_group,
-            sum(ends[p] - begins[p] for p in held[DEAD_LETTERS]),
+            sum(ends[p] - begins.get(p, 0) for p in held[DEAD_LETTERS]),
             self.newest(DEAD_LETTERS, held[DEAD_LETTERS], ends),
             self.newest(ALERTS, held[ALERTS], ends),
         )
 
     def offsets(self, places: Iterable[tuple[str, int]], spec: OffsetSpec) -> dict[tuple[str, int], int]:
-        """The offset of each (logical topic, partition) that ``spec`` means. Raises KafkaException."""
+        """The offset of each (logical topic, partition) that ``spec`` means; without those that have no leader.
+
+        Raises KafkaException.
+        """
         kafka = self.settings.kafka
-        asked = {TopicPartition(kafka.topic(t), n): spec for t, n in places}
-        if not asked:
-            return {}
-        found = self.admin.list_offsets(asked, request_timeout=self.broker.patience)
-        return {
-            (at.topic.removeprefix(kafka.prefix), at.partition): self.result(future).offset
-            for at, future in found.items()
-        }
+        left = {TopicPartition(kafka.topic(t), n): spec for t, n in places}
+        found: dict[tuple[str, int], int] = {}
+        end = time.monotonic() + self.broker.patience
+        while left:
+            answers = self.admin.list_offsets(left, request_timeout=self.broker.patience)
+            for at, future in answers.items():
+                try:
+                    offset = self.result(future).offset
+                except KafkaException as e:
+                    if e.args[0].code() not in _LEADERLESS:
+                        raise
+                else:
+                    found[at.topic.removeprefix(kafka.prefix), at.partition] = offset
+                    left.pop(at)
+            if not left or time.monotonic() > end:
+                break
+            time.sleep(PAUSE)  # a new leader is being chosen
+        return found
 
     def group(self) -> tuple[Group | None, str]:
         """The group, or why it is not told."""
@@ -519,6 +535,11 @@ _NOT_YET = (
     KafkaError.NOT_COORDINATOR,
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
+)
+_LEADERLESS = (
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
 )
 
 

@@ -122,6 +122,8 @@ def _group(seen: Overview) -> Iterator[Finding]:
         )
         return
     if not group.members:
+        if seen.states is not None and seen.states.layout is None:
+            return  # none has ever run here, which is said of the layout
         yield problem(
             "group",
             (
@@ -188,7 +190,7 @@ def _offsets(seen: Overview, states: States) -> Iterator[Finding]:
             name = f"{seen.settings.kafka.topic(topic)}/{stored.number}"
             if applied > seen.logs.ends[at]:
                 beyond.append(f"{name} (applied up to {applied:,}, Kafka ends at {seen.logs.ends[at]:,})")
-            elif applied < seen.logs.begins[at]:
+            elif applied < seen.logs.begins.get(at, 0):
                 expired.append(
                     f"{name} (next is {applied:,}, Kafka begins at {seen.logs.begins[at]:,}: "
                     f"{seen.logs.begins[at] - applied:,} gone)"

@@ -20,7 +20,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it does exp
 )
 
 from agents.commands.kafka import Broker
-from agents.doctor.greeting import DESCRIBE_CLUSTER, Greeting, HungUp, NotKafka, greet, release
+from agents.doctor.greeting import DESCRIBE_CLUSTER, Greeting, HungUp, NotKafka, WantsTls, greet, release
 from agents.findings import Finding, bytes_of, counted, lasting, note, numbered, ok, problem, unknown, warning
 from agents.settings import Kafka, Settings
 from streams.topics import COMPACTED, DEAD_LETTERS, OUTPUTS
@@ -202,7 +202,7 @@ def _advice(error: OSError) -> str:
             return "Take the port of the TLS listener, or set kafka.tls = false."
         case ssl.SSLError():
             return "Does the broker want a certificate of ours (kafka.cert, kafka.key)? Its log says more."
-        case HungUp():
+        case HungUp() | WantsTls():
             return "Set kafka.tls = true, or take the port of a listener without TLS."
         case NotKafka():
             return "Something else listens there: is the port right?"

@@ -19,6 +19,8 @@ from typing import Final, NamedTuple
 API_VERSIONS: Final = 18
 DESCRIBE_CLUSTER: Final = 60
 """A request that came with Kafka 2.8, the oldest that churnwatch is made for."""
+TLS_ALERT: Final = b"\x15\x03"
+"""How a server begins that expected TLS."""
 LARGEST: Final = 1 << 20  # bytes of an answer; ours has under a thousand
 
 RELEASES: Final = {
@@ -48,6 +50,10 @@ class Greeting(NamedTuple):
 
 class HungUp(OSError):
     """The broker closed the connection without a word."""
+
+
+class WantsTls(OSError):
+    """The broker answers in TLS."""
 
 
 class NotKafka(OSError):
@@ -101,7 +107,10 @@ def _asked(connection: socket.socket, version: int) -> bytes:
         # A flexible request: no tags in the header; our name and version as compact strings, no tags.
         request += b"\0" + bytes([len(name) + 1]) + name + b"\x021" + b"\0"
     connection.sendall(struct.pack(">i", len(request)) + request)
-    (size,) = struct.unpack(">i", _exactly(connection, 4))
+    start = _exactly(connection, 4)
+    if start[:2] == TLS_ALERT:
+        raise WantsTls("it answers in TLS")
+    (size,) = struct.unpack(">i", start)
     if not 10 <= size <= LARGEST:
         raise NotKafka(f"its answer says that it is {size} bytes long")
     answer = _exactly(connection, size)

@@ -74,10 +74,9 @@ def _fine(seen: Overview, said: set[str]) -> list[Finding]:
         )
     if logs is not None and "state.group" not in said:
         if logs.group is None:
-            found.append(
-                unknown("state.group", "Who reads was not found out.", f"Kafka says: {logs.no_group}.")
-            )
-        else:
+            why = f"{logs.no_group[:1].upper()}{logs.no_group[1:]}."
+            found.append(unknown("state.group", "Who reads was not found out.", why))
+        elif "state.layout" not in said:
             found.append(
                 ok(
                     "state.group",
