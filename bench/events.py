@@ -164,7 +164,7 @@ def small_order(i: int, customer: bytes, time: bytes, sku: int, cents: int) -> b
 def _flat_view(i: int, customer: bytes, time: bytes, sku: int, _: int) -> bytes:
     return (
         b'{"type":"view","id":"%08d","customer":"%b","time":"%b","sku":"sku-%04d","category":"cat-%02d",'
-        b'"channel":"web","device":"phone","source":"shop/categories/cat-%02d/after-search"}'
+        b'"channel":"web","device":"phone","source":"shop/categories/cat-%02d/from-my-search"}'
         % (i, customer, time, sku, sku % 40, sku % 40)
     )
 

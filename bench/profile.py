@@ -35,6 +35,8 @@ PARTS: tuple[tuple[str, str], ...] = (
     (r"/(faust|mode)/", "Faust"),
 )
 REST = "event loop and the rest"
+# Below these frames there is only the loop itself: what is further out has merely started it.
+LOOP = re.compile(r"/asyncio/(runners|base_events)\.py$|/mode/threads\.py$")
 FRAME = re.compile(r"^(?P<function>.*) \((?P<file>[^()]*?)(:\d+)?\)$")
 
 
@@ -98,6 +100,8 @@ def _belongs(stack: list[str]) -> tuple[str, str]:
         found = FRAME.match(frame)
         if found is None:
             continue
+        if LOOP.search(found["file"]):
+            break
         for pattern, part in PARTS:
             if re.search(pattern, found["file"]):
                 short = found["file"].removeprefix(f"{ROOT}/").rpartition("site-packages/")[2]

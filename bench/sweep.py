@@ -1,13 +1,14 @@
 """Firing the same number of deadlines among few customers and among many.
 
-The customers who will be due bought on the first day, all others a month later. Then clock records move the time on
-by a day, and each time those who bought first are looked at once: the real worker reads what is due, loads, scores,
-decides and commits. The many are copies, byte for byte and under other names, of those who are not due: state,
-deadline and all, written into Redis directly.
+The customers who will be due bought at one instant, all others most of a year later. Clock records move the time on,
+each to the instant by which every one of the first is due once more: the real worker reads what is due, loads,
+scores, decides and commits. The many are copies, byte for byte and under other names, of those who are not due:
+state, deadline and all, written into Redis directly.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -23,8 +24,10 @@ from streams.topics import PURCHASES
 
 DUE = 7_600
 """A little less than what four partitions fire in one step each."""
-OTHERS_BUY = 30 * DAY
-DAYS = 10
+FIRST_BUY = START - 400 * DAY
+OTHERS_BUY = FIRST_BUY + 300 * DAY
+ROUNDS = 8
+LOOKS = "churnwatch_looks_total"
 
 
 def measure(stage: Stage, sizes: tuple[int, ...], step: Callable[[str], None]) -> dict[str, Any]:
@@ -45,37 +48,58 @@ def _measured(stage: Stage, prefix: str, size: int, loaded: int) -> dict[str, An
         for number in range(PARTITIONS):
             copied += _copy(measured, number, (size - loaded) // PARTITIONS)
         measured.until_left()
+        os.sync()  # Redis' log of the copies is on the disk before anything is measured
         producer = Producer({"bootstrap.servers": stage.kafka.brokers, **PRODUCER, "linger.ms": 0})
-        idle, busy, cpu = [], [], []
+        idle, busy, each, cpu = [], [], [], []
         measured.client.config_resetstat()
-        before = worker.metric("churnwatch_looks_total")
-        for day in range(1, DAYS + 1):
-            used = measured.used()
-            total, took = _tick(measured, producer, START + day * DAY, total)
-            busy.append(took)
+        for _ in range(ROUNDS):
+            until = _all_due(measured)
+            looked, used = worker.metric(LOOKS), measured.used()
+            total, took = _tick(measured, producer, until, total)
             measured.until_left()
-            cpu.append(measured.used().since(used).worker)
+            looks = worker.metric(LOOKS) - looked
+            busy.append(took)
+            each.append(looks)
+            cpu.append(measured.used().since(used).worker / looks)
             # A moment later nothing is due: what the way to the worker and the clock itself cost.
-            total, took = _tick(measured, producer, START + day * DAY + 1000, total)
+            total, took = _tick(measured, producer, until + 1, total)
             idle.append(took)
-        looks = (worker.metric("churnwatch_looks_total") - before) / DAYS
-        took = statistics.median(busy) - statistics.median(idle)
+        way = statistics.median(idle)
+        per_look = statistics.median((took - way) / looks for took, looks in zip(busy, each, strict=True))
         query = measured.info("commandstats").get("cmdstat_zrangebyscore", {})
         return {
             "customers": loaded + copied,
-            "looks": round(looks),
-            "milliseconds": round(took * 1000, 1),
-            "microseconds_per_look": round(took / looks * 1e6, 2),
-            "worker_cpu_microseconds_per_look": round(statistics.median(cpu) / looks * 1e6, 2),
+            "looks": round(statistics.median(each)),
+            "milliseconds": round((statistics.median(busy) - way) * 1000, 1),
+            "microseconds_per_look": round(per_look * 1e6, 2),
+            "worker_cpu_microseconds_per_look": round(statistics.median(cpu) * 1e6, 2),
             "redis_query_microseconds": round(float(query.get("usec_per_call", 0.0)), 1),
         }
 
 
 def _purchases(size: int) -> Iterator[Row]:
     for i in range(size):
-        at = START if i < DUE else START + OTHERS_BUY
+        at = FIRST_BUY if i < DUE else OTHERS_BUY
         customer = b"c%d" % (100_000 + i)
         yield Row(at, customer, small_order(i, customer, rfc3339(at).encode(), 0, 1_250))
+
+
+def _all_due(measured: Measured) -> int:
+    """The instant by which each of those who bought first is due."""
+    last = 0
+    for number in range(PARTITIONS):
+        found = measured.client.zrange(
+            measured.application.key(number, "due"),
+            f"({OTHERS_BUY}",
+            0,
+            desc=True,
+            byscore=True,
+            offset=0,
+            num=1,
+            withscores=True,
+        )
+        last = max(last, *(int(instant) for _, instant in found))
+    return last
 
 
 def _tick(measured: Measured, producer: Producer, at: int, before: int) -> tuple[int, float]:
@@ -93,7 +117,7 @@ def _copy(measured: Measured, number: int, copies: int) -> int:
     """Copies of a partition's customers who are not due yet, under other names; how many were made."""
     client = measured.client
     key = measured.application.key
-    due = client.zrangebyscore(key(number, "due"), START + OTHERS_BUY, "+inf", withscores=True)
+    due = client.zrangebyscore(key(number, "due"), OTHERS_BUY, "+inf", withscores=True)
     hot = client.hmget(key(number, "hot"), [name for name, _ in due])
     cold = client.hmget(key(number, "cold"), [name for name, _ in due])
     made = 0
