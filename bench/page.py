@@ -144,14 +144,10 @@ def _latency(results: Results) -> str:
             ("to_alert_ms", "to a consumer of `alerts`"),
         )
     ]
-    return "\n\n".join(
-        (
-            f"## Latency at {found['events_per_second']:,} events a second",
-            table(("milliseconds from the producer", "p50", "p99", "worst"), rows),
-            f"Worker {found['worker_cores']:.2f} of a core, Redis {found['redis_cores']:.2f}, broker {found['broker_cores']:.2f}. "
-            f"{found['events']:,} events, {found['alerts']:,} alerts.",
-        )
-    )
+    cores = ", ".join(f"{name} {found[f'{name}_cores']:.2f}" for name in ("worker", "redis", "broker"))
+    said = f"Cores: {cores}. {found['events']:,} events, {found['alerts']:,} alerts."
+    title = f"## Latency at {found['events_per_second']:,} events a second"
+    return "\n\n".join((title, table(("milliseconds from the producer", "p50", "p99", "worst"), rows), said))
 
 
 def _memory(results: Results) -> str:
@@ -204,14 +200,11 @@ def _takeover(results: Results) -> str:
         [name, _shown(found[key]["seconds"]), ", ".join(map(str, found[key]["repetitions"]))]
         for key, name in (("sigterm", "SIGTERM"), ("sigkill", "SIGKILL"))
     ]
-    return "\n\n".join(
-        (
-            "## One of two workers ends",
-            "Seconds from the signal until the other works on all of its partitions. After a SIGKILL the brokers wait "
-            f"for the session to run out, here {found['session_timeout_seconds']:g} s.",
-            table(("", "median", "repetitions"), rows),
-        )
+    said = (
+        "Seconds from the signal until the other works on all of its partitions. After a SIGKILL the brokers wait "
+        f"for the session to run out, here {found['session_timeout_seconds']:g} s."
     )
+    return "\n\n".join(("## One of two workers ends", said, table(("", "median", "repetitions"), rows)))
 
 
 def _profile(results: Results) -> str:
