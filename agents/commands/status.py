@@ -93,7 +93,7 @@ async def _look(call: Shell, *, as_json: bool, every: float | None) -> bool:
                     sys.stdout.write(msgspec.json.encode(described(seen, found)).decode() + "\n")
                     sys.stdout.flush()
                 elif every is not None and call.out.is_terminal:
-                    picture = screen(seen, found, before)
+                    picture = screen(seen, found, before, _rows(call.out.height, seen, found))
                     if live is None:
                         live = stack.enter_context(
                             Live(picture, console=call.out, screen=True, auto_refresh=False)
@@ -175,8 +175,18 @@ def _partition(seen: Overview, stored: Stored) -> dict[str, Any]:
 # ---- for people
 
 
-def screen(seen: Overview, found: list[Finding], before: Overview | None = None) -> RenderableType:
-    """One screen. ``before``: the look before, for speeds."""
+def _rows(height: int, seen: Overview, found: list[Finding]) -> int:
+    """How many partitions fit on a terminal beside everything else."""
+    group = seen.logs.group if seen.logs is not None else None
+    workers = 2 + len(group.members) if group is not None else 0
+    words = sum(1 + bool(f.why) + bool(f.do) for f in found)
+    return max(3, min(ROWS, height - 12 - workers - words))
+
+
+def screen(
+    seen: Overview, found: list[Finding], before: Overview | None = None, rows: int = ROWS
+) -> RenderableType:
+    """One screen. ``before``: the look before, for speeds; ``rows``: partitions shown at most."""
     parts: list[RenderableType] = [_head(seen, before), Text("")]
     wrong = [f for f in found if f.level in {Level.WARNING, Level.PROBLEM}]
     if not wrong:
@@ -186,8 +196,8 @@ def screen(seen: Overview, found: list[Finding], before: Overview | None = None)
     if seen.logs is not None and seen.logs.group is not None and seen.logs.group.members:
         parts += [_workers(seen), Text("")]
     if seen.states is not None and seen.states.layout is not None:
-        parts += [_partitions(seen), Text("")]
-    parts.append(_foot(seen))
+        parts += [_partitions(seen, rows), Text("")]
+    parts.append(_foot(seen, rows))
     return Stack(*parts)
 
 
@@ -242,7 +252,7 @@ def _workers(seen: Overview) -> Table:
     return table
 
 
-def _partitions(seen: Overview) -> Table:
+def _partitions(seen: Overview, rows: int) -> Table:
     assert seen.states is not None
     inputs = seen.settings.kafka.inputs
     stored = seen.states.partitions
@@ -255,10 +265,9 @@ def _partitions(seen: Overview) -> Table:
         ("clock", _clock),
     ]
     if seen.logs is not None:
-        columns += [
-            (topic if len(inputs) > 1 else "behind", lambda s, t=topic: _many(lags[s.number].get(t, 0)))
-            for topic in inputs
-        ]
+        columns.append(("behind", lambda s: _many(sum(lags[s.number].values()))))
+        if len(inputs) > 1 and any(any(lag.values()) for lag in lags.values()):
+            columns.append(("on", lambda s: ", ".join(f"{t} {n:,}" for t, n in lags[s.number].items() if n)))
     columns += [
         ("customers", lambda s: f"{s.customers:,}"),
         ("timers", lambda s: f"{s.timers:,}"),
@@ -274,17 +283,15 @@ def _partitions(seen: Overview) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", show_footer=len(stored) > 1)
     totals = {
         "partition": "all",
+        "behind": f"{sum(sum(lag.values()) for lag in lags.values()):,}",
         "customers": f"{sum(s.customers for s in stored):,}",
         "timers": f"{sum(s.timers for s in stored):,}",
         "due": f"{sum(s.due for s in stored):,}",
         "outbox": f"{sum(s.waiting for s in stored):,}",
         "parked": f"{sum(s.parked for s in stored):,}",
     }
-    for topic in inputs:
-        name = topic if len(inputs) > 1 else "behind"
-        totals[name] = f"{sum(lag.get(topic, 0) for lag in lags.values()):,}"
     for title, _ in columns:
-        left = title in {"worker", "clock"}
+        left = title in {"worker", "clock", "on"}
         table.add_column(
             title,
             totals.get(title, ""),
@@ -292,7 +299,7 @@ def _partitions(seen: Overview) -> Table:
             no_wrap=True,
             footer_style="bold",
         )
-    shown = sorted(stored, key=lambda s: (-sum(lags[s.number].values()) - s.waiting - s.due, s.number))[:ROWS]
+    shown = sorted(stored, key=lambda s: (-sum(lags[s.number].values()) - s.waiting - s.due, s.number))[:rows]
     for s in sorted(shown, key=lambda s: s.number):
         table.add_row(*(cell(s) for _, cell in columns))
     return table
@@ -314,12 +321,12 @@ def _since(now: int, then: int) -> str:
     return lasting(max(0, now - then) / SECOND)
 
 
-def _foot(seen: Overview) -> Text:
+def _foot(seen: Overview, rows: int) -> Text:
     lines = []
     states, logs = seen.states, seen.logs
-    if states is not None and len(states.partitions) > ROWS:
+    if states is not None and len(states.partitions) > rows:
         lines.append(
-            f"[dim]{len(states.partitions) - ROWS} partitions with less to do are not shown; --json has all.[/]"
+            f"[dim]{len(states.partitions) - rows} partitions with less to do are not shown; --json has all.[/]"
         )
     if states is not None and states.layout is not None:
         score = f"score  {states.source}, model {escape(states.model)}"
