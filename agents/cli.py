@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
+import textwrap
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from agents.commands import (
     alerts,
@@ -29,7 +27,11 @@ from agents.commands import (
     topics,
     worker,
 )
-from agents.commands.shell import Code, Failure, Shell, examples
+from agents.commands.ending import ended
+from agents.commands.shell import Code, Shell, examples
+
+# A code stays on one line with what it means.
+_CODES = textwrap.wrap(", ".join(f"{c.value} {c.meaning}".replace(" ", "\xa0") for c in Code), 76)
 
 EPILOG = examples(
     "churnwatch topics create            once, before the first worker",
@@ -40,8 +42,8 @@ EPILOG = examples(
     "churnwatch --brokers kafka:9092 --redis redis://redis:6379/0 --prefix shop1. worker",
 ) + (
     "\n\nExit codes:\n\n"
-    "  0 done, 1 failed, 2 wrong usage or settings, 3 not found, 4 Redis,\n"
-    "  5 Kafka, 6 input file, 130 interrupted\n\n"
+    + "".join(f"  {line}\n" for line in _CODES)
+    + "  docs/exit-codes.md says what to do\n\n"
     "Settings:\n\n"
     "  churnwatch.toml, over it variables CHURNWATCH_SECTION__KEY, over it flags;\n"
     "  docs/configuration.md lists them all"
@@ -145,45 +147,7 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in words or os.environ.get("CHURNWATCH_DEBUG", "") not in {"", "0", "false"}
     completion.prepare()
-    try:
-        app(args=words, prog_name="churnwatch")
-    except SystemExit as e:
-        return e.code if isinstance(e.code, int) else int(bool(e.code))
-    except Failure as e:
-        if debug:
-            traceback.print_exc()
-        _tell(e)
-        return int(e.code)
-    except KeyboardInterrupt:
-        return Code.INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read us (head, less) has seen enough; Python would complain again while it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Code.DONE
-    except Exception as e:  # noqa: BLE001 -- the last net: a bug, shown as one
-        if debug:
-            traceback.print_exc()
-        _tell(
-            Failure(
-                Code.FAILED,
-                f"churnwatch failed: {type(e).__name__}: {e}",
-                "This is an error in churnwatch.",
-                "Run it again with --debug and report what it says.",
-            )
-        )
-        return Code.FAILED
-    return Code.DONE
-
-
-def _tell(failure: Failure) -> None:
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    if failure.code == Code.INTERRUPTED:
-        console.print(escape(failure.what))
-        return
-    console.print(f"[bold red]Error:[/] {escape(failure.what)}")
-    for part in (failure.why, failure.todo):
-        if part:
-            console.print(escape(part))
+    return ended(lambda: app(args=words, prog_name="churnwatch"), debug=debug)
 
 
 if __name__ == "__main__":

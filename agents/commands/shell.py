@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import os
 import re
 from collections.abc import Mapping
@@ -14,25 +13,15 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from agents.failure import Code
 from agents.settings import Settings, SettingsError
 from streams.codec import Codec
 from streams.events import to_micros
 from streams.topics import COMPACTED
 
+__all__ = ["DEFAULT_FILE", "Code", "Failure", "Shell", "examples", "instant", "shell"]
+
 DEFAULT_FILE = Path("churnwatch.toml")
-
-
-class Code(enum.IntEnum):
-    """Exit codes; also in the help of ``churnwatch``."""
-
-    DONE = 0
-    FAILED = 1
-    USAGE = 2  # wrong flags or settings, or topics and state that do not fit together
-    NOT_FOUND = 3
-    REDIS = 4
-    KAFKA = 5
-    INPUT = 6
-    INTERRUPTED = 130
 
 
 class Failure(Exception):
