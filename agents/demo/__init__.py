@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import queue
+import shutil
 import signal
 import sys
+import textwrap
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +19,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from agents.demo import plain, screen, summary
+from agents.demo import plain, summary
 from agents.demo.history import DemoError, source
 from agents.demo.known import Known
 from agents.demo.messages import Message
@@ -77,6 +79,9 @@ def run(
             plain.say(f"Playing {chosen.title}.")
             stack.enter_context(Play(settings, chosen, servers, messages.put, tempo, watched=live))
             if live:
+                # Half a second, in which the worker is starting already.
+                from agents.demo import screen  # noqa: PLC0415
+
                 code = screen.show(known, messages, tempo, chosen.title, picture)
             else:
                 plain.follow(known, messages)
@@ -86,8 +91,10 @@ def run(
     if known.failed is not None:
         raise known.failed
     if live and known.first:
+        wide = shutil.get_terminal_size().columns
         for text in (*summary.lines(known), *summary.next_lines()):
-            plain.say(text)
+            for part in textwrap.wrap(text, wide, subsequent_indent="  "):
+                plain.say(part)
     return code
 
 

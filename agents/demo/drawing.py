@@ -196,10 +196,9 @@ def title(known: Known, name: str) -> Text:
     bought = customer.bought_until(known.at)
     text = Text()
     text.append(name, f"bold {INK}")
-    text.append(f"  {len(bought)} purchases", FAINT)
-    usual = customer.usual_days(known.at)
-    if usual is not None:
-        text.append(f", {usual:.0f} days apart in the median", FAINT)
+    if bought:
+        since = f" since {day(bought[0])}, the last on {day(bought[-1])}" if len(bought) > 1 else ""
+        text.append(f"  {len(bought)} purchases{since}", FAINT)
     scores = [score for score in customer.scores if score.at <= known.at]
     if scores:
         now = scores[-1]
@@ -246,7 +245,7 @@ def _curve(known: Known, customer: Customer, scale: Axis) -> list[Text]:
             points.append((max(round(scores[place].probability * _LINES * 8), 1), scores[place].band))
     rows = []
     for row in range(_LINES - 1, -1, -1):
-        label = {_LINES - 1: "score 1", 0: "0"}.get(row, "")
+        label = ("0", "score", "1")[row]
         cells = []
         for point in points:
             filled = min(max(point[0] - row * 8, 0), 8) if point else 0
@@ -313,7 +312,7 @@ def warning(alert: Alert, width: int) -> Text:
     """One warning as a line: when, who, what, how likely, why, and what to do."""
     kind = "offer" if alert.kind == "upsell" else alert.kind
     text = Text(" " * MARGIN, no_wrap=True)
-    text.append(f"{day(alert.decided_at):<13}", FAINT)
+    text.append(f"{day(alert.decided_at)[:-5]:<8}", FAINT)
     text.append(f"{alert.customer:<9.9} ", f"bold {INK}")
     if alert.kind == "churn" and alert.churn_probability is not None:
         band = BANDS.index(alert.risk_band) if alert.risk_band else 0

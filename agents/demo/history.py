@@ -84,7 +84,7 @@ def source(
         raise DemoError(
             f"There is no file {data!r}. DATA is {names}, or the path of a CSV, NDJSON or Parquet file."
         )
-    return Source(str(own), purchases, lambda tell: _file(own, Reading(codec, zone), tell))
+    return Source(f"your file {own}", purchases, lambda tell: _file(own, Reading(codec, zone), tell))
 
 
 def _tell_of(dataset: datasets.Dataset, tell: Callable[[str], None]) -> None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import pairwise
-from statistics import median
 from typing import Final, NamedTuple
 
 from agents.demo.messages import Bought, Ended, Failed, Logged, Measured, Message, Opened, Said
@@ -55,11 +53,6 @@ class Customer:
     def bought_until(self, at: int) -> list[int]:
         """The purchases not after ``at``: those sent may not have been applied yet."""
         return [time for time in self.purchases if time <= at]
-
-    def usual_days(self, at: int) -> float | None:
-        """The median of the days between purchases, None below two of them."""
-        gaps = [later - earlier for earlier, later in pairwise(self.bought_until(at)) if later > earlier]
-        return median(gaps) / DAY if gaps else None
 
 
 class Known:
@@ -255,17 +248,26 @@ def because(reason: Reason) -> str:
     value, usual = reason.value, reason.usual
     if isinstance(value, float) and isinstance(usual, float):
         if reason.feature == "recency_days":
-            return f"no purchase for {value:.0f} days (usual: {usual:.0f})"
+            return f"silent {value:.0f} days (usual {usual:.0f})"
         if reason.feature == "browsing_30d":
-            return f"browsing {value:.1f} (usual: {usual:.1f})"
-    text = reason.text or reason.feature
-    return text[:1].lower() + text[1:].rstrip(".")
+            return f"browsing {value:.1f} (usual {usual:.1f})"
+    return _clause(reason.text or reason.feature)
 
 
 def reasons(alert: Alert) -> list[tuple[str, float]]:
     """The two strongest reasons of an alert with their weight (above 0: towards leaving); for an offer
     what makes it due, with no weight."""
     if alert.offers:
-        first = alert.offers[0].reason or alert.offers[0].type
-        return [(first[:1].lower() + first[1:].rstrip("."), 0.0)]
+        return [(_clause(alert.offers[0].reason or alert.offers[0].type), 0.0)]
     return [(because(reason), reason.contribution or 0.0) for reason in alert.reasons[:2]]
+
+
+def _clause(sentence: str) -> str:
+    """A sentence without what makes it one; the commonest ones shorter."""
+    said = sentence.rstrip(".")
+    for long, short in (
+        ("A complaint has been open for", "complaint open"),
+        (" and is overdue", ", overdue"),
+    ):
+        said = said.replace(long, short)
+    return said[:1].lower() + said[1:]

@@ -26,7 +26,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from agents.demo.history import DemoError, History, Source
 from agents.demo.messages import Bought, Ended, Failed, Logged, Measured, Message, Opened, Said
-from agents.demo.tempo import Tempo, comfortable
+from agents.demo.tempo import LEAD, Tempo, comfortable
 from agents.embedded import PARTITIONS, Embedded, die_with_parent
 from agents.files import Entry, FileError
 from agents.send import Outgoing, Route, Sender, SendError, feed
@@ -41,7 +41,7 @@ AHEAD = 8_000
 AHEAD_WATCHED = 400
 """The same at a tempo that a person has chosen: what was sent already cannot be paused."""
 READY_WITHIN = 60.0
-ANSWERS_WITHIN = 10.0
+ANSWERS_WITHIN = 5.0
 QUIET = 1.5
 """Seconds without a message after which all have come, once the worker has relayed everything: the
 embedded Kafka does not answer when asked for the end of a topic."""
@@ -136,7 +136,8 @@ class Play:
                 history = self._source.open(self._say)
                 worker.until_ready(READY_WITHIN)
                 if self._watched:
-                    self._tempo.set(comfortable(history.first, history.last))
+                    follow = comfortable(history.first, history.last)
+                    self._tempo.set(max(LEAD, follow), then=follow)
                 self._post(Opened(history.first, history.last, history.truth))
                 self._play(history, worker)
         finally:

@@ -21,6 +21,7 @@ from agents.demo import drawing, summary
 from agents.demo.drawing import ACCENT, COLOURS, FAINT, INK
 from agents.demo.known import Known
 from agents.demo.messages import Message
+from agents.demo.picture import drawn
 from agents.demo.tempo import Tempo
 from streams.alerts import Alert
 
@@ -33,7 +34,11 @@ HEADLINE_EVERY = 0.8
 """Seconds that a warning is the newest at least."""
 STORY_AT_LEAST = 9.0
 """Seconds for which a customer is followed before the screen goes on to another by itself."""
+LEAD_HORIZONS = 2
+"""Horizons after which it is played at leisure even if nobody was warned of."""
 MOST_AT_ONCE = 20_000
+LITTLE = 32
+"""Rows below which it is drawn closer."""
 SIZE = (120, 36)
 """Columns and rows of a picture that is taken without a terminal."""
 STOPPED = 130
@@ -41,20 +46,15 @@ _WARNINGS_KEPT = 50
 _STORIES_KEPT = 200
 
 
-def _keys() -> Text:
+def _keys(*pairs: tuple[str, str]) -> Text:
     text = Text()
-    for key, what in (
-        ("space", "pause"),
-        ("+ -", "faster, slower"),
-        ("n", "next customer"),
-        ("q", "quit"),
-    ):
+    for key, what in pairs:
         text.append(key, f"bold {ACCENT}")
         text.append(f" {what}    ", FAINT)
     return text
 
 
-KEYS = _keys()
+KEYS = _keys(("space", "pause"), ("+ -", "faster, slower"), ("n", "next customer"), ("q", "quit"))
 
 
 class Screen(App[int]):
@@ -78,6 +78,7 @@ class Screen(App[int]):
     .short #warnings {{ height: 4; }}
     .ended #story-title, .ended #story, .ended #warnings-title, .ended #warnings {{ display: none; }}
     .ended #summary {{ display: block; }}
+    .short.ended #chart-title, .short.ended #chart, .short.ended #months {{ display: none; }}
     #keys {{ height: 1; padding: 0 0 0 8; background: #1b2430; }}
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -179,9 +180,11 @@ class Screen(App[int]):
         if known.failed is not None:
             self.exit(1)
             return
+        if known.raised or known.at - known.first > LEAD_HORIZONS * known.horizon:
+            self.tempo.settle()
         self._choose()
         width, height = self.size.width, self.size.height
-        self.screen.set_class(height < 32, "short")
+        self.screen.set_class(height < LITTLE, "short")
         self._write("title", [self._title()])
         self._write("state", [self._state()])
         if known.first:
@@ -196,7 +199,8 @@ class Screen(App[int]):
             elif not self._ended_shown:
                 self._ended_shown = True
                 self.screen.add_class("ended")
-                self._write("summary", _summary(known))
+                self._write("summary", _summary(known, short=height < LITTLE))
+                self.query_one("#keys", Static).update(_keys(("q", "quit")))
         self._take_picture()
 
     def _write(self, name: str, rows: list[Text]) -> None:
@@ -233,7 +237,7 @@ class Screen(App[int]):
         self._story_held = False
 
     def _title(self) -> Text:
-        text = Text("churnwatch", f"bold {ACCENT}")
+        text = Text().append("churnwatch", f"bold {ACCENT}")
         text.append("   ")
         text.append(self._subject, INK)
         return text
@@ -311,12 +315,12 @@ class Screen(App[int]):
             self.set_timer(FRAME * 2, lambda: self._save(picture.file))
 
     def _save(self, file: Path) -> None:
-        file.write_text(self.export_screenshot(title="churnwatch demo"), encoding="utf-8")
+        file.write_text(drawn(self.export_screenshot(title="churnwatch demo")), encoding="utf-8")
         self.exit(0)
 
 
 def _heading(name: str) -> Text:
-    return Text(name, f"bold {INK}")
+    return Text().append(name, f"bold {INK}")
 
 
 def _figure(text: Text, value: str, name: str) -> None:
@@ -324,14 +328,18 @@ def _figure(text: Text, value: str, name: str) -> None:
     text.append(f" {name}   ", FAINT)
 
 
-def _summary(known: Known) -> list[Text]:
-    rows = [Text(line, INK) for line in summary.lines(known)]
-    rows.append(Text())
-    rows.extend(
-        Text(line, ACCENT if line.startswith("  ") else f"bold {INK}") for line in summary.next_lines()
-    )
-    rows.append(Text())
-    rows.append(Text("q leaves; all this stays in the terminal.", FAINT))
+def _summary(known: Known, *, short: bool) -> list[Text]:
+    rows = [Text(line, FAINT) for line in summary.lines(known)]
+    for row in rows:
+        row.highlight_regex(r"\d[\d,]*%?", f"bold {INK}")
+    if not short:
+        rows.append(Text())
+        for line in summary.next_lines():
+            command, _, what = line.lstrip().partition("  ")
+            row = Text(line, FAINT)
+            row.highlight_words([command], f"bold {ACCENT if what else INK}")
+            rows.append(row)
+    rows += [Text(), Text("q leaves; all this stays in the terminal.", FAINT)]
     return rows
 
 

@@ -181,11 +181,11 @@ def lines(known: Known) -> list[str]:
 
 
 NEXT = (
-    ("make demo DATA=simulated", "a made-up shop with browsing and complaints, and a known truth"),
+    ("make demo DATA=simulated", "a made-up shop: browsing, complaints, truth"),
     ("make demo DATA=groceries", "a grocery chain: offers by category"),
     ("make demo DATA=path/to/orders.csv", "your own"),
-    ("make demo SERVERS=local", "the same on a real Apache Kafka and Redis"),
-    ("churnwatch --help", "run it for good; README.md has the way"),
+    ("make demo SERVERS=local", "on a real Apache Kafka and Redis"),
+    ("churnwatch --help", "all it can do; README.md has the way"),
 )
 """Commands to try next, and what they do."""
 

@@ -11,9 +11,10 @@ from features.shop import DAY
 
 WHOLE_IN = 60.0
 """Seconds in which a history is played unless asked otherwise."""
-LEAST = 28 / 8
-"""Days a second with which playing begins at least: the first month, in which nobody can be missed yet,
-takes no longer than eight seconds."""
+LEAST = 1.0
+"""Days a second that it is played with at least."""
+LEAD = 14.0
+"""Days a second until there is something to see: nobody is missed on the first days."""
 FASTEST = 256.0
 """Days a second beyond which it is as fast as it goes."""
 SLOWEST = 1 / 16
@@ -38,6 +39,7 @@ class Tempo:
         self._paused = False
         self._at: float | None = None  # simulated time at _since; None before the first event
         self._since = 0.0
+        self._then: float | None = None
         self._changed = threading.Condition()
 
     @property
@@ -50,12 +52,18 @@ class Tempo:
         """Whether time stands still."""
         return self._paused
 
-    def set(self, speed: float) -> None:
-        """From now on."""
+    def set(self, speed: float, then: float | None = None) -> None:
+        """From now on; ``then`` is for when it is time to :meth:`settle`."""
         with self._changed:
             self._anchor(self._position())
             self._speed = speed
+            self._then = then
             self._changed.notify_all()
+
+    def settle(self) -> None:
+        """The lead is over, unless somebody has chosen a speed since."""
+        if self._then is not None:
+            self.set(self._then)
 
     def pause(self) -> None:
         """Stands still, or goes on."""
