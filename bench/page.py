@@ -144,7 +144,9 @@ def _latency(results: Results) -> str:
             ("to_alert_ms", "to a consumer of `alerts`"),
         )
     ]
-    cores = ", ".join(f"{name} {found[f'{name}_cores']:.2f}" for name in ("worker", "redis", "broker"))
+    cores = ", ".join(
+        f"{name} {found[f'{name}_cores']:.2f}" for name in ("worker", "redis", "broker", "harness")
+    )
     said = f"Cores: {cores}. {found['events']:,} events, {found['alerts']:,} alerts."
     title = f"## Latency at {found['events_per_second']:,} events a second"
     return "\n\n".join((title, table(("milliseconds from the producer", "p50", "p99", "worst"), rows), said))
