@@ -9,13 +9,21 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it does export them
+    AdminClient,
+    ClusterMetadata,
+)
 
+from agents import reach
 from agents.commands.shell import Code, Failure
 from agents.settings import Kafka
 
 PATIENCE = 10.0
 """Seconds until a broker that does not answer is called away."""
+SLICE = 1.0
+"""Seconds for one attempt: between two of them Ctrl-C is heard."""
+DOUBT = 2.0
+"""Seconds without an answer after which it is looked what is there; what waiting does not heal is said at once."""
 
 
 class Broker:
@@ -25,6 +33,7 @@ class Broker:
         self.kafka = kafka
         self.patience = min(PATIENCE, kafka.request_timeout)
         self._complaints: list[KafkaError] = []
+        self._advice: reach.Advice | None = None
 
     @property
     def name(self) -> str:
@@ -45,18 +54,43 @@ class Broker:
         ``touch`` names topics to ask for one by one: some brokers make a topic when it is asked for.
         """
         admin = self.admin()
-        with self.explained(admin.poll):
-            for name in touch:
-                admin.list_topics(name, timeout=self.patience)
-            found = admin.list_topics(timeout=self.patience).topics
+        for name in touch:
+            self._metadata(admin, name)
+        found = self._metadata(admin).topics
         return {name: len(topic.partitions) for name, topic in found.items() if topic.error is None}
 
     def has_admin(self) -> bool:
         """Whether topics can be created: the embedded broker names a controller that is not there."""
-        admin = self.admin()
-        with self.explained(admin.poll):
-            metadata = admin.list_topics(timeout=self.patience)
+        metadata = self._metadata(self.admin())
         return metadata.controller_id in metadata.brokers
+
+    def _metadata(self, admin: AdminClient, topic: str | None = None) -> ClusterMetadata:
+        """What the brokers say of topics. Raises :class:`Failure`."""
+        began = time.monotonic()
+        doubted = False
+        while True:
+            slice_ = min(SLICE, self.patience)
+            try:
+                return (
+                    admin.list_topics(timeout=slice_)
+                    if topic is None
+                    else admin.list_topics(topic, timeout=slice_)
+                )
+            except KafkaException as e:
+                admin.poll(0)  # serves the complaints that are waiting
+                error: KafkaError = e.args[0]
+                waited = time.monotonic() - began
+                if waited >= min(DOUBT, self.patience) and not doubted:
+                    doubted = True
+                    self._advice = reach.kafka(self.kafka)
+                healing = error.code() in {KafkaError._TRANSPORT, KafkaError._TIMED_OUT}  # noqa: SLF001 -- public names
+                if not healing or waited + slice_ > self.patience or self._refused() or self._advice:
+                    raise self.failure(error) from e
+
+    def _refused(self) -> bool:
+        """Whether a client was told what asking again does not change."""
+        final = {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError._SSL}  # noqa: SLF001
+        return any(complaint.code() in final for complaint in self._complaints)
 
     def inputs(self, logical: Iterable[str]) -> dict[str, int]:
         """The number of partitions of input topics by logical name.
@@ -176,6 +210,8 @@ class Broker:
                 _said(error),
                 "Ask its administrator for the right (ACL) of this user.",
             )
+        if self._advice is not None:
+            return Failure(Code.KAFKA, f"Kafka does not answer at {self.name}.", *self._advice)
         resolve = codes.get(KafkaError._RESOLVE)  # noqa: SLF001
         why = _said(resolve or next(iter(self._complaints), None) or error)
         return Failure(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
 
+from agents import reach
 from agents.commands.shell import Code, Failure
 from agents.failure import Unrecoverable
 from agents.settings import Settings, redacted
@@ -70,6 +73,17 @@ class Reader:
         return described
 
 
+@contextmanager
+def _unheard(log: logging.Logger) -> Iterator[None]:
+    """What a worker logs of each attempt is, for a person who waits five seconds, said once at the end."""
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
 def read(settings: Settings, ask: Callable[[Reader], Coroutine[Any, Any, T]]) -> T:
     """Runs a question against Redis. Raises :class:`Failure` with what to do when it cannot be answered."""
     url = redacted(settings.redis.url)
@@ -93,13 +107,13 @@ def read(settings: Settings, ask: Callable[[Reader], Coroutine[Any, Any, T]]) ->
             await store.close()
 
     try:
-        return asyncio.run(run())
+        with _unheard(logging.getLogger("agents.store")):
+            return asyncio.run(run())
     except StoreAway as e:
-        raise Failure(
-            Code.REDIS,
-            f"Redis does not answer at {url}.",
-            str(e.__cause__ or e),
-            "Is it running there? Set --redis, CHURNWATCH_REDIS__URL or redis.url.",
-        ) from e
+        advice = reach.redis(settings.redis) or reach.Advice(
+            f"{str(e.__cause__ or e).rstrip('.')}.",
+            "Is it overloaded or out of memory? See redis.timeout, and what its own log says.",
+        )
+        raise Failure(Code.REDIS, f"Redis does not answer at {url}.", *advice) from e
     except Unrecoverable as e:
         raise Failure(e.code, f"Redis ({url}) cannot be read.", str(e)) from e
