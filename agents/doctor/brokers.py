@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
@@ -38,7 +38,6 @@ SHORT: Final = DAY
 COMFORTABLE: Final = 7 * DAY
 
 CREATE = "Run: churnwatch topics create."
-TOOLS = "kafka-configs --alter --entity-type topics --entity-name TOPIC --add-config"
 
 
 class Facts(NamedTuple):
@@ -425,21 +424,21 @@ def cleanup(facts: Facts) -> Iterator[Finding]:
             "kafka.cleanup",
             f"{', '.join(vanish)}: cleanup.policy compacts.",
             "Of each customer only the newest record stays: events vanish, some before they are read.",
-            f"{TOOLS} cleanup.policy=delete",
+            _set(vanish, "cleanup.policy=delete"),
         )
     if grow:
         yield problem(
             "kafka.cleanup",
             f"{', '.join(grow)}: cleanup.policy is delete, must be compact.",
             "The newest profile or score of a customer vanishes with age, instead of the older ones.",
-            f"{TOOLS} cleanup.policy=compact",
+            _set(grow, "cleanup.policy=compact"),
         )
     if both:
         yield warning(
             "kafka.cleanup",
             f"{', '.join(both)}: cleanup.policy is compact,delete.",
             "What is not written again within the retention is forgotten, though nothing newer took its place.",
-            f"{TOOLS} cleanup.policy=compact",
+            _set(both, "cleanup.policy=compact"),
         )
     if not vanish and not grow and not both:
         yield ok("kafka.cleanup", "Topics are compacted where they must be, and nowhere else.")
@@ -459,23 +458,21 @@ def retention(facts: Facts) -> Iterator[Finding]:
         "A Redis that is restored from a backup reads again what is younger than the backup; a worker that was away "
         "reads what came meanwhile. What has expired by then is lost, and the worker refuses to go on."
     )
-    raise_it = (
-        f"{TOOLS} retention.ms=2592000000 (30 days), or more than your oldest backup and longest outage."
-    )
     if 0 <= least < COMFORTABLE:
         kind = problem if least < SHORT else warning
         yield kind(
             "kafka.retention",
             f"{', '.join(shortest)}: records are kept for {lasting(least / 1000)} only.",
             why,
-            raise_it,
+            "Keep them for longer than your oldest backup and your longest outage, such as 30 days: "
+            + _set(shortest, "retention.ms=2592000000"),
         )
     if bounded:
         yield warning(
             "kafka.retention",
             f"{', '.join(bounded)}: retention.bytes limits what is kept.",
             f"How long that lasts depends on the traffic. {why}",
-            f"{TOOLS} retention.bytes=-1, and retention.ms for the time.",
+            f"Limit the time instead (retention.ms): {_set(bounded, 'retention.bytes=-1')}",
         )
     if not bounded and not 0 <= least < COMFORTABLE:
         length = f"for {lasting(least / 1000)}" if least >= 0 else "for ever"
@@ -502,7 +499,7 @@ def timestamps(facts: Facts) -> Iterator[Finding]:
             f"{', '.join(ancient)}: even the newest record claims to be of before the year 2000.",
             f"The producer sets a timestamp that is none (seconds instead of milliseconds, or 0). {rule} Retention counts "
             "from it too.",
-            f"Repair the producer, or let the broker set it: {TOOLS} message.timestamp.type=LogAppendTime",
+            f"Repair the producer, or let the broker set it: {_set(ancient, 'message.timestamp.type=LogAppendTime')}",
         )
     if ahead:
         worst = max(ahead, key=lambda name: ahead[name])
@@ -526,7 +523,11 @@ def timestamps(facts: Facts) -> Iterator[Finding]:
                 "kafka.timestamps",
                 f"Inputs take their timestamps from different clocks: {_by_value(types, facts)}.",
                 f"{rule} What is from the future is judged by another clock on each topic.",
-                f"Make them equal: {TOOLS} message.timestamp.type=CreateTime (or LogAppendTime)",
+                "Make them equal: "
+                + _set(
+                    [facts.name(t) for t, k in types.items() if k != "CreateTime"],
+                    "message.timestamp.type=CreateTime",
+                ),
             )
         else:
             yield ok("kafka.timestamps", f"Records carry the time of {text}; either is fine.{age}")
@@ -577,7 +578,7 @@ def copies(facts: Facts) -> Iterator[Finding]:
             f"{_all(careless, facts)} min.insync.replicas=1.",
             "A record counts as written when one broker has it: if that one is lost before the others have read it, it is "
             "gone, although it was acknowledged.",
-            f"{TOOLS} min.insync.replicas=2",
+            _set(careless, "min.insync.replicas=2"),
         )
     stiff = [facts.name(t) for t, n in least.items() if 1 < replicas[t] <= int(n)]
     if stiff:
@@ -585,7 +586,7 @@ def copies(facts: Facts) -> Iterator[Finding]:
             "kafka.copies",
             f"{_all(stiff, facts)} as many min.insync.replicas as copies.",
             "One broker down, for a restart too, stops all writing.",
-            f"{TOOLS} min.insync.replicas=2, with three copies.",
+            "Three copies and min.insync.replicas=2: churnwatch topics create --replication 3 makes new ones.",
         )
     if not (leaderless or lagging or single or careless or stiff) and replicas:
         yield ok(
@@ -607,7 +608,7 @@ def sizes(facts: Facts) -> Iterator[Finding]:
             f"{facts.name(DEAD_LETTERS)} takes records of {bytes_of(letters)}, inputs of {bytes_of(largest)}.",
             "A record that cannot be processed is kept whole, with headers that say why. One that is too large for the "
             "topic is set aside in Redis instead ({application:pN}:parked).",
-            f"{TOOLS} max.message.bytes={largest + 65_536} on {facts.name(DEAD_LETTERS)}",
+            _set([facts.name(DEAD_LETTERS)], f"max.message.bytes={largest + 65_536}"),
         )
     else:
         yield ok("kafka.sizes", f"Records of up to {bytes_of(largest)} are taken, as dead letters too.")
@@ -656,6 +657,14 @@ _DESCRIBE = "With DESCRIBE_CONFIGS on the topics doctor could look; a worker run
 
 def _said(why: str) -> str:
     return f"Kafka says: {why}." if why else "Kafka did not tell."
+
+
+def _set(names: Sequence[str], setting: str) -> str:
+    """How to change a setting of topics with Kafka's own tools."""
+    others = f" (and of {', '.join(names[1:])})" if len(names) > 1 else ""
+    return (
+        f"kafka-configs --alter --entity-type topics --entity-name {names[0]} --add-config {setting}{others}"
+    )
 
 
 def _all(names: list[str], facts: Facts) -> str:
