@@ -16,7 +16,8 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from alerts import bands, decide, feeds
+from alerts import bands, decide, feeds, offers
+from alerts.ahead import Ahead, Quiet
 from alerts.looks import Grid
 from alerts.offers import Candidate
 from alerts.partition import Ceiling, Partition, Poisoned, Window, unpack
@@ -117,7 +118,9 @@ class _Log(NamedTuple):
 class _Life:
     """One customer during a turn."""
 
-    __slots__ = ("cold", "customer", "drafts", "grown", "key", "name", "raw", "stagger", "standing")
+    __slots__ = (
+        "cold", "customer", "drafts", "grown", "key", "name", "quiet", "raw", "stagger", "standing", "stored",
+    )  # fmt: skip
 
     def __init__(self, key: bytes, raw: bytes | None, hot: Customer, cold: Cold, stagger: int) -> None:
         self.raw = raw
@@ -129,6 +132,19 @@ class _Life:
         self.grown = False
         self.stagger = stagger
         self.drafts: list[_Draft] = []
+        # What was known, and after which instant, when a look was set or brought forward: customer, cold part,
+        # instant, the look beside the grid. The first entry of a turn may lie on a look that was stored.
+        self.quiet: list[tuple[Customer, Cold, int, int]] = []
+        self.stored = hot.standing.look
+
+    def look_after(self, at: int) -> None:
+        """The next look comes after ``at``, with what is known now."""
+        self.quiet = [(self.customer, self.cold, at, 0)]
+        self.stored = 0
+
+    def look_sooner(self, after: int, soon: int) -> None:
+        """What is known now may call for a look after ``after``, the first of them at ``soon``."""
+        self.quiet.append((self.customer, self.cold, after, soon))
 
     def leave(self, place: int, at: int, delivery: Delivery, content: Alert | Score) -> None:
         """Drafts what goes out, in the place of its cause."""
@@ -166,6 +182,7 @@ class Engine:
         self._minor = 10**shop.minor_units
         self._feeds = feed_settings
         self._grid = Grid(application, policy)
+        self._ahead = Ahead(policy, self._grid, self.model)
         self._accepted = dict(accepted or {})
         self._overdue = round(policy.complaint_overdue_hours * HOUR)
         self._cart_wait = round(policy.cart_hours * HOUR)
@@ -462,9 +479,11 @@ class Engine:
         if customer.orders:
             if isinstance(event, DECISIVE):
                 look = self._grid.next(customer.last_decisive, life.stagger, after)
+                life.look_after(after)
             else:
                 soon = self._grid.next(item.at, life.stagger, max(after, item.at))
                 look = min(look, soon) if look else soon
+                life.look_sooner(max(after, item.at), soon)
         if isinstance(event, DECISIVE):
             newest = newest_cart(life.cold, customer.last_purchase)
             cart_due = newest + self._cart_wait if newest and newest + self._cart_wait > after else 0
@@ -491,6 +510,7 @@ class Engine:
             if at == look:
                 counts["look",] += 1
                 look = self._grid.next(life.customer.last_decisive, life.stagger, at)
+                life.look_after(at)
                 held = self._feed_silent(partition, at)
             if at == cart_due:
                 cart_due = 0
@@ -509,7 +529,7 @@ class Engine:
             else:
                 delivery = "silent" if self._unannounced(standing) else "live"
             placed = cause._replace(order=at) if cause.order == _TIMER else cause
-            yield from self._decide(life, max(at, standing.at), delivery, placed, counts)
+            yield from self._decide(life, max(at, standing.at), delivery, placed, counts, silent=True)
 
     def _history(self, partition: Partition, at: int, marked: bool) -> bool:
         """Whether a decision at ``at`` is history: marked so, or before go-live under the wall clock."""
@@ -527,8 +547,14 @@ class Engine:
             return dict(partition.applied)
         return {**partition.applied, topic: offset}
 
-    def _decide(self, life: _Life, at: int, delivery: Delivery, cause: _Cause, counts: Counts) -> _Steps:
-        """One decision point of one customer: score, episodes, drafts."""
+    def _decide(
+        self, life: _Life, at: int, delivery: Delivery, cause: _Cause, counts: Counts, *, silent: bool = False
+    ) -> _Steps:
+        """One decision point of one customer: score, episodes, drafts.
+
+        ``silent``: no event, a deadline. Where it has nothing to say it leaves no trace either, so that it makes
+        no difference whether it was taken (see ``alerts.ahead``).
+        """
         customer = life.customer
         score: decide.Score | None = None
         band = bands.LOW
@@ -560,13 +586,19 @@ class Engine:
                 offered = {**kept, **dict.fromkeys((c.key for c in step.offers), at)}
                 life.cold = msgspec.structs.replace(life.cold, offered=bounded_offers(offered))
                 life.grown = True
+        writes = score is not None and (
+            band != standing.written_band or abs(score.churn - standing.written) >= self.policy.score_change
+        )
+        known = standing.known == self._known and standing.history == (delivery == "history")
+        if silent and known and not transitions and not writes:
+            if changes.get("look") == 0:
+                life.standing = msgspec.structs.replace(standing, look=0)
+            return
         sequence = standing.sequence
         for transition in transitions:
             sequence += 1
             self._alert(life, transition, sequence, score, at, delivery, cause)
-        if score is not None and (
-            band != standing.written_band or abs(score.churn - standing.written) >= self.policy.score_change
-        ):
+        if score is not None and writes:
             changes["written"], changes["written_band"] = score.churn, band
             counts["score",] += 1
             life.leave(cause.order, at, delivery, self._standing_score(life.name, score, band, at, cause))
@@ -682,6 +714,30 @@ class Engine:
             topic: feeds.counted(feed, times, partition.clock, self.calendar, self._feeds),
         }
 
+    def _look_far(self, lives: Iterable[_Life]) -> None:
+        """Puts each look that the turn has set to the first instant at which it may have something to say."""
+        silent: list[_Life] = []
+        asked: list[Quiet] = []
+        for life in lives:
+            standing = life.standing
+            if not life.quiet or not standing.look:
+                continue
+            paused = standing.offered and round(standing.offered + self.policy.offer_pause_days * DAY)
+            for customer, cold, after, soon in life.quiet:
+                offer = 0
+                if standing.upsell is None and not customer.open_since:
+                    offer = offers.earliest(customer, cold, max(after, paused), self.policy)
+                silent.append(life)
+                asked.append(Quiet(customer, standing, life.stagger, after, soon, offer))
+        if not asked:
+            return
+        looks: dict[bytes, int] = {}
+        for life, look in zip(silent, self._ahead.next(asked), strict=True):
+            known = looks.get(life.key, life.stored)
+            looks[life.key] = min(look, known) if known else look
+        for life in {life.key: life for life in silent}.values():
+            life.standing = msgspec.structs.replace(life.standing, look=looks[life.key])
+
     def _turn(
         self,
         partition: Partition,
@@ -693,10 +749,11 @@ class Engine:
     ) -> Turn:
         turn = Turn(partition=partition, counts=counts)
         drafts: list[_Draft] = []
+        self._look_far(lives.values())
         for key, life in lives.items():
             standing = life.standing
             deadline = standing.next_deadline()
-            if deadline and (not standing.due or deadline < standing.due):
+            if deadline and deadline != standing.due:
                 turn.deadlines[key] = deadline
                 standing = msgspec.structs.replace(standing, due=deadline)
             elif swept and not deadline:

@@ -8,7 +8,10 @@ customers are not all due at once.
 from __future__ import annotations
 
 from bisect import bisect_right
+from itertools import pairwise
 
+import numpy as np
+from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from alerts.policy import Policy
@@ -16,6 +19,10 @@ from features.shop import DAY
 
 _DAILY = 14
 _GROWTH = 1.1
+_STRETCH = 7
+"""Looks, and days, after which a silent customer is looked at whatever is expected."""
+_AHEAD = 1_000
+"""Instants of the grid that are written down: nobody is looked at for as long, customers lapse."""
 
 
 class Grid:
@@ -32,11 +39,47 @@ class Grid:
                 break
             offsets.append(offsets[-1] + step)
         self._offsets = offsets
+        self._written, self._last = self._stretches()
+
+    def _stretches(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The grid far ahead, and which of its instants end a stretch: the seventh, or the last before another
+        seven days have passed, whichever comes first. The same wherever on the grid one asks."""
+        written = list(self._offsets)
+        while len(written) < _AHEAD:
+            written.append(written[-1] + self._longest)
+        last = []
+        count = 0
+        for at, following in pairwise([*written, written[-1] + self._longest]):
+            count += 1
+            ends = count == _STRETCH or following // (_STRETCH * DAY) > at // (_STRETCH * DAY)
+            last.append(ends)
+            count = 0 if ends else count
+        return np.array(written, dtype=np.int64), np.array(last)
 
     def stagger(self, customer: str) -> int:
         """Microseconds, above 0 and up to one step, after which this customer's first look comes."""
         digest = xxh3_64_intdigest(f"{self._application}\0{customer}".encode("utf-8", "surrogatepass"))
         return self.step * (digest % 1_000_000 + 1) // 1_000_000
+
+    def coming(
+        self, start: NDArray[np.int64], after: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The instants after ``after`` of each customer's grid, one column each, and whether one ends a stretch.
+
+        ``start`` is the last decision-point event plus the stagger. Every column has the end of a stretch in it.
+        """
+        origin = start - self.step
+        first = np.searchsorted(self._written, after - origin, side="right")
+        # Whoever is looked at beyond what is written down is looked at like at its end.
+        beyond = first >= _AHEAD - _STRETCH
+        places = np.where(beyond, _AHEAD - _STRETCH, first) + np.arange(_STRETCH)[:, None]
+        at = origin + self._written[places]
+        last = self._last[places]
+        if beyond.any():
+            passed = (after - at[0]) // self._longest + 1
+            at = np.where(beyond, at + np.maximum(passed, 0) * self._longest, at)
+            last = last | beyond
+        return at, last
 
     def next(self, start: int, stagger: int, after: int) -> int:
         """The first look on the grid of ``start`` (the last decision-point event) later than ``after``."""

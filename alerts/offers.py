@@ -18,6 +18,7 @@ _OVERDUE = (2.0, 6.0)
 _VIEWS = 3.0
 _CART_DAYS = 7
 _MOST = 5
+_MARGIN = 1_000_000
 
 
 class Candidate(NamedTuple):
@@ -63,6 +64,45 @@ def candidates(customer: Customer, cold: Cold, at: int, policy: Policy) -> list[
     repeat = policy.offer_repeat_days * DAY
     fresh = [c for c in found if at - cold.offered.get(c.key, at - repeat - 1) > repeat]
     return sorted(fresh, key=lambda c: (-round(c.strength, 6), c.key))[:_MOST]
+
+
+def earliest(customer: Customer, cold: Cold, after: int, policy: Policy) -> int:
+    """The earliest instant from ``after`` on at which ``candidates`` may name something, if nothing happens
+    meanwhile; 0 for never. Early by up to a second, never late."""
+    found: list[int] = []
+    offered, repeat = cold.offered, round(policy.offer_repeat_days * DAY)
+    for name, bought in cold.basket.items():
+        if bought.events < _DUE_EVENTS:
+            continue
+        gap = (bought.last - bought.first) / (bought.events - 1)
+        if gap < DAY * 0.999:
+            continue
+        windows = [("replenish", _DUE)]
+        if customer.last_purchase > bought.last:
+            windows.append(("category_reactivation", _OVERDUE))
+        for kind, (low, high) in windows:
+            begins = max(after, int(bought.last + low * gap) - _MARGIN)
+            again = offered.get(f"{kind}|{name}")
+            if again is not None:
+                begins = max(begins, again + repeat)
+            if begins <= bought.last + high * gap + _MARGIN:
+                found.append(begins)
+                break
+    for name, item in in_cart(cold, customer.last_purchase).items():
+        again = offered.get(f"cart_abandoned|{name}")
+        begins = max(after, round(item.added + policy.cart_hours * HOUR) - _MARGIN)
+        if again is not None:
+            begins = max(begins, again + repeat)
+        if begins <= item.added + _CART_DAYS * DAY + _MARGIN:
+            found.append(begins)
+    for name, browsed in cold.browsed.items():
+        # What it weighs only fades.
+        if browsed.weight >= _VIEWS and not _bought_since(cold.basket.get(name), browsed):
+            again = offered.get(f"browse_abandoned|{name}")
+            begins = after if again is None else max(after, again + repeat)
+            if browsed.weight * fade(begins - browsed.last, 7.0) >= _VIEWS - 1e-6:
+                found.append(begins)
+    return min(found, default=0)
 
 
 def _bought_since(bought: Interest | None, browsed: Interest) -> bool:

@@ -42,23 +42,23 @@ class Inputs(NamedTuple):
 _BROWSING = np.log(2.0) / (30 * DAY)
 
 
-def inputs(customers: Sequence[Customer], at: Sequence[int], overdue_hours: float) -> Inputs:
-    """The inputs of each customer at its instant (microseconds). A row of one customer is the same
-    whatever stands beside it."""
+def rows(customers: Sequence[Customer], at: Sequence[int], overdue_hours: float) -> Floats:
+    """What does not change while a customer is silent, one contiguous row per fact. Complaints are overdue
+    or not as of ``at`` (microseconds)."""
     overdue = overdue_hours * HOUR
-    raw = np.array(
+    return np.array(
         [
             (
-                instant - c.last_purchase,
+                c.last_purchase,
                 c.orders - 1,
                 c.rhythm.now.gaps,
                 c.rhythm.now.mean,
                 c.rhythm.now.variance,
                 c.browsed[1],
-                instant - c.last_browse,
+                c.last_browse,
                 len(c.open_since),
                 sum(1 for opened in c.open_since if instant - opened >= overdue) if c.open_since else 0,
-                c.closed_at and instant - c.closed_at < RECENT_DAYS * DAY,
+                c.closed_at,
                 c.satisfaction if c.satisfaction >= 0 else 1.0,
                 c.lost_at > c.last_purchase,
             )
@@ -66,16 +66,27 @@ def inputs(customers: Sequence[Customer], at: Sequence[int], overdue_hours: floa
         ],
         dtype=np.float64,
     ).T.copy()
+
+
+def at_instants(facts: Floats, at: NDArray[np.int64]) -> Inputs:
+    """The inputs of the customers of ``rows`` at instants: one of each, or a table with a column for each."""
+    silent = np.maximum(at - facts[0], 0.0)
     return Inputs(
-        recency=np.maximum(raw[0], 0.0) / DAY,
-        repeats=np.maximum(raw[1], 0.0),
-        gaps=raw[2],
-        gap_mean=raw[3],
-        gap_variance=raw[4],
-        browsing=raw[5] * np.exp(-_BROWSING * np.maximum(raw[6], 0.0)),
-        open_complaints=raw[7],
-        overdue_complaints=raw[8],
-        recent_complaint=raw[9],
-        satisfaction=raw[10],
-        said_lost=raw[11],
+        recency=silent / DAY,
+        repeats=np.maximum(facts[1], 0.0),
+        gaps=facts[2],
+        gap_mean=facts[3],
+        gap_variance=facts[4],
+        browsing=facts[5] * np.exp(-_BROWSING * np.maximum(at - facts[6], 0.0)),
+        open_complaints=facts[7],
+        overdue_complaints=facts[8],
+        recent_complaint=((facts[9] > 0) & (at - facts[9] < RECENT_DAYS * DAY)).astype(np.float64),
+        satisfaction=facts[10],
+        said_lost=facts[11],
     )
+
+
+def inputs(customers: Sequence[Customer], at: Sequence[int], overdue_hours: float) -> Inputs:
+    """The inputs of each customer at its instant (microseconds). A row of one customer is the same
+    whatever stands beside it."""
+    return at_instants(rows(customers, at, overdue_hours), np.array(at, dtype=np.int64))

@@ -78,17 +78,20 @@ def test_operators_are_told_which_feed_is_silent_and_when_it_is_back() -> None:
 
 
 def test_a_held_look_is_skipped_and_the_next_one_falls_on_the_grid() -> None:
-    held = Application(feeds=FEEDS)
-    undisturbed = Application(feeds=Feeds(enabled=False))
+    application = Application(feeds=FEEDS)
+    grid = application.engine._grid
     for rows in by_day(shop()):
-        looks = [
-            [each.customer(customer).standing.look for customer in CUSTOMERS]
-            for each in (held.run(rows), undisturbed.run(rows))
-        ]
-        assert looks[0] == looks[1], "the same looks are due, held or not"
-    assert held.counts["held",] > 0
-    assert held.counts["look",] == undisturbed.counts["look",]
-    assert held.counts["decision",] == undisturbed.counts["decision",] - held.counts["held",]
+        application.run(rows)
+        for name in CUSTOMERS:
+            customer = application.customer(name)
+            look = customer.standing.look
+            if not look:
+                continue
+            assert grid.next(customer.last_decisive, grid.stagger(name), look - 1) == look
+    assert application.counts["held",] > 0
+    assert application.counts["look",] == application.counts["decision",] + application.counts["held",] - sum(
+        each.orders for each in map(application.customer, CUSTOMERS)
+    )
 
 
 def test_no_look_is_held_where_too_little_is_expected_to_tell() -> None:
@@ -143,4 +146,4 @@ def test_unread_events_are_no_silence_under_the_record_clock() -> None:
     log.tick(day(1), [BROWSES])
     assert application.run(log.rows).partition.clock == day(1)
     assert application.seen() == []
-    assert application.due[b"ann"] <= day(1) + DAY
+    assert day(1) < application.due[b"ann"] <= day(1) + 7 * DAY
