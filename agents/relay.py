@@ -5,28 +5,34 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol, TypeAlias
 
 from agents.metrics import Metrics
 from agents.store import Lease, Store
+from agents.transport import partition_of
 from streams import topics
 from streams.message import Message, pack
+
+Waiting: TypeAlias = tuple[bytes, Message]
 
 log = logging.getLogger(__name__)
 
 # Messages read at a time: enough that one round trip to the brokers carries many.
-COUNT = 500
+COUNT = 2_000
 
 
-class Producer(Protocol):
-    """Who brings a message to the brokers."""
+class Brokers(Protocol):
+    """Who brings messages to the brokers."""
 
-    def __call__(
-        self, topic: str, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]], /
-    ) -> Awaitable[Awaitable[Any]]:
-        """Hand over; the inner awaitable ends with the acknowledgement."""
+    async def output_partitions(self, topic: str) -> int:
+        """How many partitions a topic (Kafka's name) has now."""
+        ...
+
+    async def produce(self, topic: str, partition: int, messages: Sequence[Message]) -> int:
+        """Send the first of the messages, as many as one request holds, all or none; returns how many, when
+        the brokers have acknowledged them."""
         ...
 
 
@@ -34,15 +40,14 @@ class Relay:
     """Empties the outbox of one partition number after the other.
 
     ``live``: decisions happen on the wall clock, so that their age on arrival means something. Always from
-    the head, and a message is removed only when it was acknowledged. A message is not sent
-    before the earlier ones of the same topic and key are acknowledged, so that what is sent again after a
-    failure never overtakes.
+    the head, and a message is removed only when it was acknowledged. What goes to one partition of a topic
+    goes one request after the other, so that what is sent again after a failure never overtakes.
     """
 
     def __init__(
         self,
         store: Store,
-        produce: Producer,
+        brokers: Brokers,
         kafka_name: Callable[[str], str],
         too_large: Callable[[BaseException], bool],
         metrics: Metrics,
@@ -50,7 +55,7 @@ class Relay:
         live: bool,
     ) -> None:
         self.store = store
-        self._produce = produce
+        self._brokers = brokers
         self._kafka_name = kafka_name
         self._too_large = too_large
         self._metrics = metrics
@@ -67,36 +72,62 @@ class Relay:
             if not waiting:
                 break
             self._metrics.stage_in.labels("relay").inc(len(waiting))
-            for wave in waves(waiting):
-                total += await self._send(lease, wave)
+            total += await self._send(lease, waiting)
             self._metrics.stage_last.labels("relay").set(time.time())
         return total
 
-    async def _send(self, lease: Lease, wave: Sequence[tuple[bytes, Message]]) -> int:
-        done = await asyncio.gather(*(self._one(message) for _, message in wave), return_exceptions=True)
-        acknowledged = []
-        failure: BaseException | None = None
-        for (ident, message), result in zip(wave, done, strict=True):
-            error = result
-            if error is not None and self._too_large(error) and len(wave) > 1:
-                # The brokers refuse the batch that a message travelled in: alone it may well be taken.
-                (error,) = await asyncio.gather(self._one(message), return_exceptions=True)
-            if error is None:
-                acknowledged.append(ident)
-                self._metrics.relayed.labels(message.topic).inc()
-                if self._live and message.topic == topics.ALERTS:
+    async def _send(self, lease: Lease, waiting: Sequence[Waiting]) -> int:
+        counts = {
+            topic: await self._brokers.output_partitions(self._kafka_name(topic))
+            for topic in {message.topic for _, message in waiting}
+        }
+        lanes: dict[tuple[str, int], list[Waiting]] = {}
+        for item in waiting:
+            topic, key = item[1].topic, item[1].key
+            # Without a key: the dead letters of records that had none.
+            number = 0 if key is None else partition_of(key, counts[topic])
+            lanes.setdefault((topic, number), []).append(item)
+        left: list[bytes] = []
+        failures = await asyncio.gather(
+            *(self._lane(lease, topic, number, items, left) for (topic, number), items in lanes.items()),
+            return_exceptions=True,
+        )
+        await self.store.trim(lease, left)
+        self._metrics.stage_out.labels("relay").inc(len(left))
+        for failure in failures:
+            if failure is not None:
+                raise failure
+        return len(left)
+
+    async def _lane(
+        self, lease: Lease, topic: str, number: int, items: Sequence[Waiting], left: list[bytes]
+    ) -> None:
+        """Send what goes to one partition, in its order; the ids of what was acknowledged go to ``left``."""
+        at, most = 0, len(items)
+        while at < len(items) and not lease.lost:
+            sent = items[at : at + most]
+            self._metrics.relay_attempts.labels(topic).inc(len(sent))
+            try:
+                taken = await self._brokers.produce(
+                    self._kafka_name(topic), number, [message for _, message in sent]
+                )
+            except Exception as error:
+                self._metrics.relay_failures.labels(topic).inc(len(sent))
+                if not self._too_large(error):
+                    raise
+                if len(sent) > 1:
+                    # The brokers refuse the batch that a message travels in: alone it may well be taken.
+                    most = 1
+                    continue
+                await self._set_aside(lease, *sent[0])
+                at += 1
+                continue
+            for ident, message in sent[:taken]:
+                left.append(ident)
+                if self._live and topic == topics.ALERTS:
                     self._metrics.latency.observe(since_decided(message))
-            else:
-                self._metrics.relay_failures.labels(message.topic).inc()
-                if self._too_large(error):
-                    await self._set_aside(lease, ident, message)
-                else:
-                    failure = failure or error
-        await self.store.trim(lease, acknowledged)
-        self._metrics.stage_out.labels("relay").inc(len(acknowledged))
-        if failure is not None:
-            raise failure
-        return len(acknowledged)
+            self._metrics.relayed.labels(topic).inc(taken)
+            at += taken
 
     async def _set_aside(self, lease: Lease, ident: bytes, message: Message) -> None:
         """Nobody will ever take it, and everything behind it waits."""
@@ -109,13 +140,6 @@ class Relay:
         )
         await self.store.park(lease, ident, pack(message))
 
-    async def _one(self, message: Message) -> None:
-        self._metrics.relay_attempts.labels(message.topic).inc()
-        acknowledgement = await self._produce(
-            self._kafka_name(message.topic), message.key, message.value, message.headers
-        )
-        await acknowledgement
-
 
 def since_decided(message: Message) -> float:
     """Seconds since the instant of the decision that a message carries; 0 where it carries none."""
@@ -123,17 +147,3 @@ def since_decided(message: Message) -> float:
         if name == "ce_time":
             return max(0.0, time.time() - datetime.fromisoformat(value.decode()).timestamp())
     return 0.0
-
-
-def waves(waiting: Sequence[tuple[bytes, Message]]) -> list[list[tuple[bytes, Message]]]:
-    """Cut so that no two messages of one topic and key are in the same wave, each key's in their order."""
-    parted: list[list[tuple[bytes, Message]]] = []
-    sent: dict[tuple[str, bytes | None], int] = {}
-    for item in waiting:
-        lane = item[1].topic, item[1].key
-        number = sent.get(lane, 0)
-        sent[lane] = number + 1
-        if number == len(parted):
-            parted.append([])
-        parted[number].append(item)
-    return parted

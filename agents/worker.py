@@ -164,7 +164,7 @@ class Worker:
         self.app = transport.App(kafka, settings.group, settings.worker.batch, self)
         self.relay = Relay(
             self.store,
-            self.app.produce,
+            self.app,
             kafka.topic,
             transport.is_too_large,
             self.metrics,

@@ -7,7 +7,7 @@ import asyncio
 import inspect
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,7 +16,6 @@ import pytest
 
 from agents import relay, worker
 from agents.files import Reading, Refusal, read
-from agents.relay import waves
 from agents.send import Route, Sender, feed
 from agents.store import Store
 from agents.worker import Worker
@@ -281,15 +280,36 @@ def test_ready_means_that_every_assigned_partition_is_claimed(shell: Shell, topi
     run(body())
 
 
-def test_messages_of_one_customer_never_overtake_each_other() -> None:
-    waiting = [
-        (b"1", Message("alerts", b"a", b"1")),
-        (b"2", Message("alerts", b"b", b"2")),
-        (b"3", Message("alerts", b"a", b"3")),
-        (b"4", Message("scores", b"a", b"4")),
-        (b"5", Message("alerts", b"a", b"5")),
-    ]
-    assert [[ident for ident, _ in wave] for wave in waves(waiting)] == [[b"1", b"2", b"4"], [b"3"], [b"5"]]
+def test_messages_of_one_partition_never_overtake_each_other(
+    shell: Shell, topics: Topics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One request after the other, however many it takes; what follows a failure waits for it."""
+    topics("purchases", "alerts", partitions=1)
+    waiting = [(b"%d" % n, Message("alerts", b"abc"[n % 3 :][:1], b"%d" % n)) for n in range(7)]
+    sent: list[list[bytes | None]] = []
+
+    class Brokers:
+        async def output_partitions(self, topic: str) -> int:
+            return 1
+
+        async def produce(self, topic: str, partition: int, messages: Sequence[Message]) -> int:
+            sent.append([message.value for message in messages])
+            await asyncio.sleep(0)
+            if len(sent) == 3:
+                raise OSError("the broker did not answer")
+            return 2
+
+    async def body() -> None:
+        async with shell.worker() as working:
+            owned = working.ownership.get(0)
+            assert owned is not None
+            monkeypatch.setattr(working.relay, "_brokers", Brokers())
+            with pytest.raises(OSError, match="did not answer"):
+                await working.relay._send(owned.lease, waiting)
+
+    run(body())
+    assert [values[0] for values in sent] == [b"0", b"2", b"4"]
+    assert [len(values) for values in sent] == [7, 5, 3], "each request offers all that is left"
 
 
 def test_what_was_not_acknowledged_stays_in_the_outbox_and_holds_back_what_follows_it(
@@ -300,17 +320,17 @@ def test_what_was_not_acknowledged_stays_in_the_outbox_and_holds_back_what_follo
 
     async def body() -> None:
         async with shell.worker() as working:
-            send = working.relay._produce
+            send = working.app.produce
             refusals = 3
 
-            async def produce(topic: str, key: bytes | None, value: bytes | None, headers: Any) -> Any:
+            async def produce(topic: str, partition: int, messages: Sequence[Message]) -> int:
                 nonlocal refusals
-                if key == b"c1" and refusals:
+                if refusals:
                     refusals -= 1
                     raise OSError("the broker did not answer")
-                return await send(topic, key, value, headers)
+                return await send(topic, partition, messages[:2])
 
-            working.relay._produce = produce
+            monkeypatch.setattr(working.app, "produce", produce)
             shell.send("purchases", ["c1", "c2"] * 9)
             await eventually(lambda: shell.counted(1) == 18)
             await eventually(lambda: shell.waiting(1) == 0)
