@@ -10,15 +10,18 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Collection
+from pathlib import Path
 
 from aiohttp import web
 
-from agents.failure import Unrecoverable
+from agents.failure import Code, Unrecoverable
 from agents.metrics import CONTENT_TYPE, Metrics
 
 
 class PortTakenError(Unrecoverable):
     """Nothing can listen there. The message says on what, why, and what to do."""
+
+    code = Code.PORT
 
 
 class Health:
@@ -75,12 +78,17 @@ class Health:
         except OSError as e:
             await runner.cleanup()
             if e.errno == errno.EADDRINUSE:
-                why = "another process listens there"
+                why = holder(port) or f"another process listens there (ss -ltnp 'sport = :{port}' names it)"
+                what = "another port with --http-port (0 takes any that is free) or worker.http_port"
+            elif e.errno == errno.EACCES:
+                why = f"only root may listen on port {port}"
+                what = "a port from 1024 on with --http-port or worker.http_port"
             else:
-                why = e.strerror or str(e)
+                said = (e.strerror or str(e)).rpartition(": ")[2].lower()
+                why = f"this machine has no such address ({said})"
+                what = "one of its own with --http-host or worker.http_host, such as 127.0.0.1 or 0.0.0.0"
             raise PortTakenError(
-                f"Cannot serve /metrics and /healthz on {host}:{port}: {why}. Choose another port with "
-                "--http-port (0 takes any that is free) or worker.http_port.",
+                f"Cannot serve /metrics and /healthz on {host}:{port}: {why}. Choose {what}."
             ) from e
         self._runner = runner
         return int(runner.addresses[0][1])
@@ -119,3 +127,32 @@ class Health:
 
     async def _metrics(self, _request: web.Request) -> web.Response:
         return web.Response(body=self.metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
+
+
+LISTENS = "0A"  # in /proc/net/tcp
+
+
+def holder(port: int, proc: Path = Path("/proc")) -> str:
+    """Which process listens on a port, as far as we may see: Linux, and processes of our own user."""
+    sockets = set()
+    for table in ("net/tcp", "net/tcp6"):
+        try:
+            lines = (proc / table).read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for fields in map(str.split, lines):
+            if fields[3] == LISTENS and int(fields[1].rpartition(":")[2], 16) == port:
+                sockets.add(f"socket:[{fields[9]}]")
+    for process in proc.iterdir() if sockets else ():
+        if not process.name.isdecimal():
+            continue
+        try:
+            if not any(str(handle.readlink()) in sockets for handle in (process / "fd").iterdir()):
+                continue
+            words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue  # gone, or somebody else's
+        ours = "worker" in words and any("churnwatch" in word or word == "agents.cli" for word in words)
+        name = "another worker of churnwatch" if ours else f"{Path(words[0]).name or 'a process'}"
+        return f"{name} (process {process.name}) listens there"
+    return ""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Annotated, Literal
 
 import msgspec
 import typer
 
+from agents import logs
 from agents.commands.shell import Code, Failure, examples, shell
 from agents.failure import Unrecoverable
 
@@ -60,13 +62,21 @@ def worker(
     call.flags |= {key: value for key, value in flags.items() if value is not None}
     settings = call.settings
     call.codec()
+    logs.configure(settings.worker.log_level, settings.worker.log_format, debug=call.debug)
     try:
         # Faust takes a second to import, and every other command does without it.
         from agents.worker import run  # noqa: PLC0415
 
         code = run(settings)
     except Unrecoverable as e:
-        raise Failure(e.code, "The worker cannot go on.", str(e)) from e
+        raise Failure(e.code, "The worker cannot start.", str(e)) from e
+    except ssl.SSLError as e:
+        raise Failure(
+            Code.USAGE,
+            "The worker cannot start.",
+            f"A certificate or key of kafka.ca, kafka.cert or kafka.key cannot be used: {e.reason or e}.",
+            "Each is a file in PEM; kafka.key fits kafka.cert, and kafka.key_password opens it.",
+        ) from e
     except msgspec.ValidationError as e:
         raise Failure(Code.USAGE, "The worker cannot start.", str(e)) from e
     if code:

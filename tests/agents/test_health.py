@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -86,7 +87,7 @@ def test_a_taken_port_is_an_error_that_says_what_to_do() -> None:
     async def check(worker: Worker, get: Get) -> None:
         runner = worker.health._runner
         assert runner is not None
-        with pytest.raises(PortTakenError, match=r"another process listens there.*--http-port"):
+        with pytest.raises(PortTakenError, match=rf"\(process {os.getpid()}\) listens there.*--http-port"):
             await Worker().health.start("127.0.0.1", int(runner.addresses[0][1]))
 
     served(check)
