@@ -29,6 +29,7 @@ PAPER: Final = "#10151c"
 ACCENT: Final = "#5aa9e6"
 
 _LOWER: Final = "▁▂▃▄▅▆▇"
+_BAR: Final = 5
 _LINES: Final = 3  # rows of the score's curve
 
 
@@ -284,13 +285,13 @@ def _outcome(known: Known, episode: Episode, bought: list[int]) -> Text:
     since = next((at for at in bought if at > warned), None)
     if since is not None:
         late = since > warned + known.horizon
-        verdict = f"right: nothing for {days} days" if late else "so it was not to be"
-        text = f"Bought again {(since - warned) / DAY:.0f} days after the warning ({verdict})."
+        verdict = f"right, nothing for {days} days" if late else "it was wrong"
+        text = f"Bought again {(since - warned) / DAY:.0f} days after the warning: {verdict}."
         return Text(text, COLOURS[1] if late else COLOURS[0])
     passed = (known.at - warned) / DAY
     if known.at >= warned + known.horizon:
         return Text(f"No purchase in the {passed:.0f} days since: the warning was right.", COLOURS[2])
-    return Text(f"No purchase in the {passed:.0f} days since; after {days} it counts as right.", FAINT)
+    return Text(f"No purchase in the {passed:.0f} days since; from {days} on it counts as right.", FAINT)
 
 
 # ---- warnings
@@ -312,16 +313,16 @@ def warning(alert: Alert, width: int) -> Text:
     """One warning as a line: when, who, what, how likely, why, and what to do."""
     kind = "offer" if alert.kind == "upsell" else alert.kind
     text = Text(" " * MARGIN, no_wrap=True)
-    text.append(f"{day(alert.decided_at)[:-5]:<8}", FAINT)
+    text.append(f"{day(alert.decided_at)[:-5]:<7}", FAINT)
     text.append(f"{alert.customer:<9.9} ", f"bold {INK}")
     if alert.kind == "churn" and alert.churn_probability is not None:
         band = BANDS.index(alert.risk_band) if alert.risk_band else 0
-        filled = round(alert.churn_probability * 6)
+        filled = round(alert.churn_probability * _BAR)
         text.append("━" * filled, COLOURS[band])
-        text.append("━" * (6 - filled), RULE)
-        text.append(f" {alert.churn_probability:4.0%}  ", f"bold {COLOURS[band]}")
+        text.append("━" * (_BAR - filled), RULE)
+        text.append(f" {alert.churn_probability:4.0%} ", f"bold {COLOURS[band]}")
     else:
-        text.append(f"{kind:<13.13}", ACCENT)
+        text.append(f"{kind:<{_BAR + 6}}", ACCENT)
     action = f"→ {alert.action}" if alert.action else ""
     room = max(width - text.cell_len - len(action) - 2, 10)
     why = grounds(alert)
