@@ -13,7 +13,7 @@ from alerts.engine import _Cause, _Life
 from alerts.policy import Feeds, Policy
 from features.shop import DAY
 from streams.topics import INPUTS, PURCHASES
-from tests.application import Application, Log, Row
+from tests.application import START, Application, Log, Row
 from tests.laws import mix
 
 POLICIES = [
@@ -98,7 +98,7 @@ def test_every_look_that_is_left_out_would_have_changed_nothing(policy: Policy, 
 def test_a_silent_customer_is_looked_at_at_least_once_in_seven_days_until_it_has_lapsed() -> None:
     """So that a new policy reaches everybody."""
     log = Log(only=PURCHASES)
-    start = mix.START
+    start = START
     log.purchase("ann", start)
     log.purchase("ann", start + 10 * DAY)
     application = Application((PURCHASES,))
