@@ -20,7 +20,7 @@ from bench import memory as remembering
 from bench import profile as sampling
 from bench import sweep as sweeping
 from bench import takeover as taking
-from bench.events import KINDS
+from bench.events import KINDS, Kind
 from bench.page import page
 from bench.stage import Stage
 from tests.servers import ROOT, Missing
@@ -42,24 +42,31 @@ and redis-server; the peers are installed into .venv-bench once. What it all mea
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 Step = Callable[[str], None]
+Section = tuple[str, int, Callable[[Stage, Step], Any]]
+"""A name, how many steps it has, and how it is measured."""
 Quick = Annotated[
     bool, typer.Option("--quick", help="A little of it: proves that it works, figures mean nothing.")
 ]
 Folder = Annotated[Path, typer.Option("--results", help="Where figures are kept.", show_default=False)]
+Only = Annotated[str, typer.Option(help="Engines, separated by commas.", metavar="NAMES")]
+Kinds = Annotated[str, typer.Option(help="Of events: uniform, zipf, mix.", metavar="KINDS")]
 
 
 @app.callback(invoke_without_command=True, epilog=EPILOG)
-def everything(context: typer.Context, quick: Quick = False, folder: Folder = results.FOLDER) -> None:
+def everything(
+    context: typer.Context,
+    only: Only = "",
+    kinds: Kinds = "",
+    quick: Quick = False,
+    folder: Folder = results.FOLDER,
+) -> None:
     """Speed, measured: churnwatch and its peers on the same events, the same broker, in the same run."""
     if context.invoked_subcommand is not None:
         return
     plan = comparison.QUICK if quick else comparison.FULL
-    sections: list[tuple[str, int, Callable[[Stage, Step], Any]]] = [
-        (
-            "engines",
-            _laps(plan),
-            lambda stage, step: comparison.measure(stage, plan, comparison.NAMES, KINDS, step),
-        ),
+    names, sorts = _chosen(only, comparison.NAMES, "--only"), _chosen(kinds, KINDS, "--kinds")
+    sections = [
+        _engines(plan, names, sorts),
         *(_section(name, quick) for name in ("latency", "memory", "sweep", "takeover", "profile")),
     ]
     _run(sections, folder)
@@ -67,8 +74,8 @@ def everything(context: typer.Context, quick: Quick = False, folder: Folder = re
 
 @app.command()
 def engines(
-    only: Annotated[str, typer.Option(help="Engines, separated by commas.", metavar="NAMES")] = "",
-    kinds: Annotated[str, typer.Option(help="Of events: uniform, zipf, mix.", metavar="KINDS")] = "",
+    only: Only = "",
+    kinds: Kinds = "",
     repetitions: Annotated[int, typer.Option(help="Of each engine on each kind; 0: as planned.")] = 0,
     events: Annotated[int, typer.Option(help="Of each kind; 0: as planned. A quarter warms up.")] = 0,
     quick: Quick = False,
@@ -81,8 +88,7 @@ def engines(
     if events:
         plan = plan.of(events)
     names, sorts = _chosen(only, comparison.NAMES, "--only"), _chosen(kinds, KINDS, "--kinds")
-    laps = len(sorts) * (1 + plan.repetitions * len(names))
-    found = _run([("engines", laps, lambda s, step: comparison.measure(s, plan, names, sorts, step))], folder)
+    found = _run([_engines(plan, names, sorts)], folder)
     for name in names:
         for kind in sorts:
             figures = found["engines"][name][kind]
@@ -128,18 +134,19 @@ def plot(folder: Folder = results.FOLDER) -> None:
     _show(found, folder)
 
 
-def _section(name: str, quick: bool) -> tuple[str, int, Callable[[Stage, Step], Any]]:
-    """A section by its name: how many steps it has and how it is measured."""
+def _section(name: str, quick: bool) -> Section:
+    """One of the sections beside the engines."""
     plan = comparison.QUICK if quick else comparison.FULL
     match name:
         case "latency":
-            return name, 2, lambda stage, step: waiting.measure(stage, 5.0 if quick else 30.0, step)
+            return name, 2, lambda stage, step: waiting.measure(stage, 3.0 if quick else 30.0, step)
         case "memory":
-            share, mix = (50, 6_000) if quick else (5, 120_000)
-            return name, 2, lambda stage, step: remembering.measure(stage, share, mix, step)
+            share, days, mix = (50, 60, 6_000) if quick else (5, 546, 120_000)
+            return name, 2, lambda stage, step: remembering.measure(stage, share, days, mix, step)
         case "sweep":
             sizes = (10_000, 20_000) if quick else (10_000, 1_000_000)
-            return name, 2, lambda stage, step: sweeping.measure(stage, sizes, step)
+            rounds = 2 if quick else 8
+            return name, 2, lambda stage, step: sweeping.measure(stage, sizes, rounds, step)
         case "takeover":
             times = 1 if quick else 3
             return name, 2 * times, lambda stage, step: taking.measure(stage, times, step)
@@ -147,8 +154,10 @@ def _section(name: str, quick: bool) -> tuple[str, int, Callable[[Stage, Step], 
             return name, 1, lambda stage, step: sampling.measure(stage, "uniform", plan, 120, step)
 
 
-def _laps(plan: comparison.Plan) -> int:
-    return len(KINDS) * (1 + plan.repetitions * len(comparison.NAMES))
+def _engines(plan: comparison.Plan, names: list[comparison.Name], kinds: list[Kind]) -> Section:
+    """The engines side by side."""
+    steps = len(kinds) * (1 + plan.repetitions * len(names))
+    return "engines", steps, lambda stage, step: comparison.measure(stage, plan, names, kinds, step)
 
 
 def _one(name: str, quick: bool, folder: Path) -> None:
@@ -157,7 +166,7 @@ def _one(name: str, quick: bool, folder: Path) -> None:
         print(f"{key:22} {value}")
 
 
-def _run(sections: list[tuple[str, int, Callable[[Stage, Step], Any]]], folder: Path) -> dict[str, Any]:
+def _run(sections: list[Section], folder: Path) -> dict[str, Any]:
     """Measure sections on one stage, keep each as soon as it is there, and write the page and the picture."""
     found: dict[str, Any] = {}
     try:

@@ -67,7 +67,8 @@ def measure(stage: Stage, seconds: float, step: Callable[[str], None]) -> dict[s
         for watcher in watchers:
             watcher.start()
         step(f"latency: {RATE:,} events a second")
-        warm, total = round(WARM_SECONDS * RATE), round((WARM_SECONDS + seconds) * RATE)
+        warm = round(min(WARM_SECONDS, seconds) * RATE)
+        total = warm + round(seconds * RATE)
         produce(stage.kafka.brokers, prefix + PURCHASES, warm, seen)
         before, own = measured.used(), time.process_time()
         produce(stage.kafka.brokers, prefix + PURCHASES, total, seen)

@@ -16,13 +16,13 @@ from streams.codec import CLOCK_KEY, Codec, encode_clock
 PARTS = ("hot", "cold", "due")
 
 
-def measure(stage: Stage, share: int, mix: int, step: Callable[[str], None]) -> dict[str, Any]:
-    """Bytes per customer on CDNOW (each ``share``-th customer, from the first purchase to the end of the data) and
-    on ``mix`` events of the mix."""
+def measure(stage: Stage, share: int, days: int, mix: int, step: Callable[[str], None]) -> dict[str, Any]:
+    """Bytes per customer on CDNOW (each ``share``-th customer, the first ``days`` of the data) and on ``mix`` events
+    of the mix."""
     step("memory: CDNOW")
     found: dict[str, Any] = {}
     try:
-        found["cdnow"] = _measured(stage, "memory-cdnow.", lambda: _cdnow(share))
+        found["cdnow"] = _measured(stage, "memory-cdnow.", lambda: _cdnow(share, days))
     except DatasetError as error:
         found["cdnow"] = {"missing": str(error)}
     step("memory: the mix")
@@ -57,17 +57,21 @@ def _measured(stage: Stage, prefix: str, rows: Callable[[], Iterator[Row]]) -> d
         }
 
 
-def _cdnow(share: int) -> Iterator[Row]:
+def _cdnow(share: int, days: int) -> Iterator[Row]:
     """Each so-manieth customer's purchases, a clock record at each midnight, in the order of time."""
     codec = Codec("USD", 2, {}, frozenset())
-    midnight = 0
+    midnight = until = 0
     entry: Entry | None = None
     for entry in read(cdnow(), Reading(codec), lambda _: None):
         midnight = midnight or (entry.at // DAY + 1) * DAY
+        until = until or entry.at + days * DAY
+        if entry.at > until:
+            break
         while entry.at >= midnight:
             yield Row(midnight, CLOCK_KEY, encode_clock(midnight, history=False))
             midnight += DAY
         if int(entry.customer) % share == 0:
             yield Row(entry.at, entry.customer.encode(), entry.value)
     if entry is not None:
-        yield Row(entry.at, CLOCK_KEY, encode_clock(entry.at, history=False))
+        last = min(entry.at, until)
+        yield Row(last, CLOCK_KEY, encode_clock(last, history=False))

@@ -26,20 +26,19 @@ DUE = 7_600
 """A little less than what four partitions fire in one step each."""
 FIRST_BUY = START - 400 * DAY
 OTHERS_BUY = FIRST_BUY + 300 * DAY
-ROUNDS = 8
 LOOKS = "churnwatch_looks_total"
 
 
-def measure(stage: Stage, sizes: tuple[int, ...], step: Callable[[str], None]) -> dict[str, Any]:
-    """By number of customers: how long one round of looks took, in all and for each."""
+def measure(stage: Stage, sizes: tuple[int, ...], rounds: int, step: Callable[[str], None]) -> dict[str, Any]:
+    """By number of customers: how long one round of looks took, in all and for each; medians of ``rounds``."""
     found: dict[str, Any] = {"due": DUE}
     for size in sizes:
         step(f"sweep: {DUE:,} due among {size:,}")
-        found[str(size)] = _measured(stage, f"sweep-{size}.", size, min(sizes))
+        found[str(size)] = _measured(stage, f"sweep-{size}.", size, min(sizes), rounds)
     return found
 
 
-def _measured(stage: Stage, prefix: str, size: int, loaded: int) -> dict[str, Any]:
+def _measured(stage: Stage, prefix: str, size: int, loaded: int, rounds: int) -> dict[str, Any]:
     total = stage.load(prefix, _purchases(loaded))
     with stage.application(prefix, feeds__enabled="false") as measured:
         worker = measured.start()
@@ -52,7 +51,7 @@ def _measured(stage: Stage, prefix: str, size: int, loaded: int) -> dict[str, An
         producer = Producer({"bootstrap.servers": stage.kafka.brokers, **PRODUCER, "linger.ms": 0})
         idle, busy, each, cpu = [], [], [], []
         measured.client.config_resetstat()
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             until = _all_due(measured)
             looked, used = worker.metric(LOOKS), measured.used()
             total, took = _tick(measured, producer, until, total)
