@@ -50,9 +50,14 @@ class Seldom(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a record is to be written."""
-        if record.name.partition(".")[0] not in LIBRARIES:
+        text = record.getMessage()
+        # Faust's services log in the name of the module that subclasses them, and begin with their place in a tree.
+        service = text.startswith("[^")
+        if not service and record.name.partition(".")[0] not in LIBRARIES:
             return True
-        sentence = record.name, record.getMessage()
+        if service and record.levelno < logging.ERROR:
+            return False
+        sentence = record.name, text
         now = time.monotonic()
         if now - self._said.get(sentence, -REPEATED) < REPEATED:
             return False

@@ -45,10 +45,11 @@ class Seen(NamedTuple):
 
 
 class Advice(NamedTuple):
-    """Why there was no answer, and what to do."""
+    """Why there was no answer, and what to do. ``final``: waiting does not change it."""
 
     why: str
     todo: str
+    final: bool = False
 
 
 Ask = Callable[[socket.socket], Seen]
@@ -77,11 +78,13 @@ def kafka(settings: Kafka) -> Advice | None:
         return Advice(
             f"The broker at {broker} wants a user and a password, and none is set.",
             "Set kafka.sasl, kafka.username and kafka.password_file (or CHURNWATCH_KAFKA__PASSWORD).",
+            final=True,
         )
     if seen.found is Found.SERVES and settings.sasl:
         return Advice(
             f"The broker at {broker} asks nobody for a password, and kafka.sasl = {settings.sasl} is set.",
             f"Leave kafka.sasl away, or take the port that wants it. {where}",
+            final=True,
         )
     return None
 
@@ -220,6 +223,7 @@ def _nobody(seen: Seen, address: str, wanted: str, where: str) -> Advice | None:
             return Advice(
                 f"Something else than {wanted} listens at {address}: {seen.said}.",
                 f"Check the port. {where}",
+                final=True,
             )
         case Found.SILENT:
             return Advice(
@@ -231,8 +235,11 @@ def _nobody(seen: Seen, address: str, wanted: str, where: str) -> Advice | None:
 
 def _tls(seen: Seen, address: str, server: str, on: str, off: str, where: str) -> Advice:
     if seen.tls:
-        return Advice(f"{server} at {address} wants TLS, and the settings say none.", f"Set {on}.")
+        return Advice(
+            f"{server} at {address} wants TLS, and the settings say none.", f"Set {on}.", final=True
+        )
     return Advice(
         f"{server} at {address} speaks without TLS, and the settings want it.",
         f"Set {off}, or take its port with TLS. {where}",
+        final=True,
     )

@@ -546,6 +546,11 @@ class Store:
             raise StoreBroken(
                 f"Redis shows a certificate that we do not trust ({said}): check redis.ca and the host name."
             ) from error
+        if "DB index" in said:
+            raise StoreBroken(
+                f"Redis has no database of that number ({said}): check the number at the end of redis.url; a Redis has "
+                f"16 unless it says otherwise, a cluster has only 0."
+            ) from error
         if "OOM" in said:
             raise StoreBroken(
                 f"Redis has reached its maxmemory ({said}): give it more memory. Its maxmemory-policy must be "

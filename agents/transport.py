@@ -41,6 +41,7 @@ from faust.types import TP
 from mode import Service
 from mode.threads import WorkerThread
 
+from agents import reach
 from agents.failure import KafkaBroken
 from agents.settings import Kafka
 from streams.codec import Record
@@ -69,6 +70,8 @@ WATCHDOG_INTERVAL = 2.0
 WATCHDOG_ERRORS = 10
 # How long one attempt to reach the brokers at the start may take.
 PROBE_TIMEOUT = 5.0
+# How often it is looked, and said, what is there instead.
+ASK_EVERY = 10.0
 # One message may be a dead letter: a record of a megabyte, whole, with its headers.
 MAX_MESSAGE_BYTES = 2 << 20
 # Messages that leave together; brokers take a megabyte unless they are told otherwise.
@@ -699,6 +702,8 @@ async def topic_partitions(kafka: Kafka, patience: float) -> dict[str, int]:
         auth["sasl_plain_username"] = kafka.username
         auth["sasl_plain_password"] = kafka.password.reveal()
     auth["request_timeout_ms"] = int(min(kafka.request_timeout, PROBE_TIMEOUT) * 1000)
+    asked = -ASK_EVERY
+    advice: reach.Advice | None = None
     while True:
         client = AIOKafkaClient(bootstrap_servers=list(kafka.brokers), **auth)
         try:
@@ -707,9 +712,29 @@ async def topic_partitions(kafka: Kafka, patience: float) -> dict[str, int]:
             return {topic: len(cluster.partitions_for_topic(topic) or ()) for topic in cluster.topics()}
         except KafkaError as error:
             why = await _refused(kafka, auth) or error
-            if time.monotonic() >= end or not (isinstance(why, KafkaConnectionError) or _retriable(why)):
+            if not (isinstance(why, KafkaConnectionError) or _retriable(why)):
                 raise explained(why) from error
-            log.warning("Kafka at %s does not answer yet: %r", ", ".join(kafka.brokers), why)
+            names = ", ".join(kafka.brokers)
+            now = time.monotonic()
+            if now - asked >= ASK_EVERY or now >= end:
+                before, asked = advice, now
+                advice = await asyncio.to_thread(reach.kafka, kafka)
+                if now >= end or (advice and advice.final and advice == before):
+                    if advice is None:
+                        raise explained(why) from error
+                    raise KafkaBroken(
+                        f"Kafka does not answer at {names}. {advice.why} {advice.todo}"
+                    ) from error
+                log.warning(
+                    "Kafka does not answer at %s yet: %s Trying again for %.0f s",
+                    names,
+                    advice.why if advice else f"{why!r}.",
+                    end - now,
+                )
+                if advice and advice.final:
+                    asked = (
+                        -ASK_EVERY
+                    )  # and look again at once: a broker that starts may have been in the way
             await asyncio.sleep(min(1.0, max(0.0, end - time.monotonic())))
         finally:
             await client.close()

@@ -24,13 +24,13 @@ from typing import Any, Protocol
 import mode.loop
 from prometheus_client import CollectorRegistry
 
-from agents import clock, transport
-from agents.failure import LayoutRefused, Unrecoverable
+from agents import clock, reach, transport
+from agents.failure import Code, LayoutRefused, StoreBroken, Unrecoverable
 from agents.health import Health
 from agents.metrics import Metrics
 from agents.ownership import Offsets, Owned, Ownership, check_counts
 from agents.relay import Relay
-from agents.settings import Settings
+from agents.settings import Settings, redacted
 from agents.store import Lost, Outcome, Store, StoreAway, Write, connect
 from alerts.engine import Engine, Missing, Turn
 from alerts.partition import Partition, Poisoned
@@ -64,9 +64,9 @@ GC_THRESHOLDS = 200_000, 20, 100
 # Seconds without another alert withheld after which those that were are summed up in the log.
 FLOOD_REST = 3.0
 
-EXIT_POISONED = 3
-EXIT_KILLED = 75
-EXIT_INTERRUPTED = 130
+EXIT_POISONED = Code.POISONED
+EXIT_KILLED = Code.CUT_SHORT
+EXIT_INTERRUPTED = Code.INTERRUPTED
 
 
 class PoisonedStop(Unrecoverable):
@@ -195,8 +195,10 @@ class Worker:
         if self._serve_http:
             worker = self.settings.worker
             self.http_port = await self.health.start(worker.http_host, worker.http_port)
-        found = await transport.topic_partitions(self.settings.kafka, BROKER_PATIENCE)
+        patience = min(BROKER_PATIENCE, self.settings.worker.startup_deadline)
+        found = await transport.topic_partitions(self.settings.kafka, patience)
         check_counts({topic: found.get(topic, 0) for topic in self.logical})
+        await self._check_redis()
         if not transport.running_loop_is_fast():
             log.info("The event loop is not uvloop's: an eighth slower")
         for run in (self._keep_relaying, self._keep_sweeping, self._keep_claiming):
@@ -209,6 +211,16 @@ class Worker:
             starting.cancel()
             raise self.failed.result()
         starting.result()
+
+    async def _check_redis(self) -> None:
+        """Before others stand still for our joining: a Redis that is not there at the start is hardly an outage."""
+        try:
+            await self.store.layout()
+        except StoreAway as error:
+            redis = self.settings.redis
+            advice = await asyncio.to_thread(reach.redis, redis)
+            said = f"{advice.why} {advice.todo}" if advice else str(error)
+            raise StoreBroken(f"Redis does not answer at {redacted(redis.url)}. {said}") from error
 
     async def stop(self) -> None:
         """Leave the group and close what is open. What is being done is void or committed."""

@@ -211,7 +211,7 @@ class Broker:
                 "Ask its administrator for the right (ACL) of this user.",
             )
         if self._advice is not None:
-            return Failure(Code.KAFKA, f"Kafka does not answer at {self.name}.", *self._advice)
+            return Failure(Code.KAFKA, f"Kafka does not answer at {self.name}.", *self._advice[:2])
         resolve = codes.get(KafkaError._RESOLVE)  # noqa: SLF001
         why = _said(resolve or next(iter(self._complaints), None) or error)
         return Failure(

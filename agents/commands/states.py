@@ -114,6 +114,6 @@ def read(settings: Settings, ask: Callable[[Reader], Coroutine[Any, Any, T]]) ->
             f"{str(e.__cause__ or e).rstrip('.')}.",
             "Is it overloaded or out of memory? See redis.timeout, and what its own log says.",
         )
-        raise Failure(Code.REDIS, f"Redis does not answer at {url}.", *advice) from e
+        raise Failure(Code.REDIS, f"Redis does not answer at {url}.", *advice[:2]) from e
     except Unrecoverable as e:
         raise Failure(e.code, f"Redis ({url}) cannot be read.", str(e)) from e

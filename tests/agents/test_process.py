@@ -133,7 +133,7 @@ def test_a_poisoned_topic_stops_the_process_before_the_commit_and_says_how_to_go
     assert producer.flush(10) == 0
     process = start(core="engine")
     code, _ = process.ended(40)
-    assert code == 3, process.said
+    assert code == worker.EXIT_POISONED == 7, process.said
     assert shell.offsets(1) == {}
     (advice,) = set(re.findall(r"--accept-invalid-until (purchases:0:\d+)", process.said))
     assert "Traceback" not in process.said
