@@ -113,7 +113,7 @@ class Events:
             if bought:
                 moments.append((at, customer, "purchase"))
                 if rng.random() < COMPLAINED:
-                    moments.append((at + 2 * DAY, customer, "complaint"))
+                    moments.append((at + DAY // 2, customer, "complaint"))
         moments.sort()
         skus = rng.integers(0, 5_000, (len(moments), LINES)).tolist()
         cents = rng.integers(100, 10_000, (len(moments), LINES)).tolist()

@@ -34,9 +34,12 @@ PARTS: tuple[tuple[str, str], ...] = (
     (r"/aiokafka/", "aiokafka"),
     (r"/(faust|mode)/", "Faust"),
 )
-REST = "event loop and the rest"
-# Below these frames there is only the loop itself: what is further out has merely started it.
-LOOP = re.compile(r"/asyncio/(runners|base_events)\.py$|/mode/threads\.py$")
+# Below these frames there is only the loop itself, in C: what is further out has merely started it.
+LOOPS: tuple[tuple[str, str], ...] = (
+    (r"/asyncio/(runners|base_events)\.py", "event loop of the worker"),
+    (r"/mode/threads\.py", "event loop of the consumer"),
+)
+REST = "the rest"
 FRAME = re.compile(r"^(?P<function>.*) \((?P<file>[^()]*?)(:\d+)?\)$")
 
 
@@ -100,8 +103,9 @@ def _belongs(stack: list[str]) -> tuple[str, str]:
         found = FRAME.match(frame)
         if found is None:
             continue
-        if LOOP.search(found["file"]):
-            break
+        for pattern, loop in LOOPS:
+            if re.search(pattern, found["file"]):
+                return loop, loop
         for pattern, part in PARTS:
             if re.search(pattern, found["file"]):
                 short = found["file"].removeprefix(f"{ROOT}/").rpartition("site-packages/")[2]
