@@ -32,7 +32,7 @@ from redis.exceptions import RedisClusterException, RedisError, ResponseError
 from agents.commands.alerts import decided, decode
 from agents.commands.kafka import Broker, headers
 from agents.commands.shell import Failure
-from agents.failure import Unrecoverable
+from agents.failure import Code, Unrecoverable
 from agents.settings import Settings, redacted
 from agents.store import Layout, Store, StoreAway, connect
 from alerts.engine import ClockMode, Engine
@@ -80,7 +80,7 @@ class Newest(NamedTuple):
 class Logs(NamedTuple):
     """What Kafka tells. ``counts``: partitions of every topic by Kafka name; ``begins`` and ``ends`` by
     (logical input topic, partition); ``group``: None where the broker does not tell, then ``no_group``
-    says why; ``letters``: dead letters that are kept."""
+    says why; ``letters``: dead letters that are kept; ``hidden``: topics whose logs this user may not see."""
 
     counts: Mapping[str, int]
     begins: Mapping[tuple[str, int], int]
@@ -90,6 +90,7 @@ class Logs(NamedTuple):
     letters: int
     newest_letter: Newest | None
     newest_alert: Newest | None
+    hidden: tuple[str, ...] = ()
 
 
 class Stored(NamedTuple):
@@ -348,7 +349,7 @@ class explained:  # noqa: N801 -- reads as a verb
         """Raises the failure for an error."""
         if isinstance(error, StoreAway):
             raise Failure(
-                4,
+                Code.REDIS,
                 f"Redis does not answer at {self.url}.",
                 str(error.__cause__ or error),
                 "Is it running there? Set --redis, CHURNWATCH_REDIS__URL or redis.url.",
@@ -360,7 +361,7 @@ class explained:  # noqa: N801 -- reads as a verb
             ) from error
         if isinstance(error, ResponseError):
             raise Failure(
-                4,
+                Code.REDIS,
                 f"Redis ({self.url}) refuses to be read.",
                 str(error),
                 "May this user read all keys of the application? Does another program use keys of its name?",
@@ -386,6 +387,7 @@ class _Kafka:
         self.broker.patience = patience
         self._admin: AdminClient | None = None
         self._consumer: Consumer | None = None
+        self._hidden: set[str] = set()
         self._read: dict[str, tuple[tuple[tuple[int, int], ...], Newest | None]] = {}
 
     @property
@@ -421,10 +423,12 @@ class _Kafka:
             sum(ends[p] - begins.get(p, 0) for p in held[DEAD_LETTERS]),
             self.newest(DEAD_LETTERS, held[DEAD_LETTERS], ends),
             self.newest(ALERTS, held[ALERTS], ends),
+            tuple(t for t in topics if t in self._hidden),
         )
 
     def offsets(self, places: Iterable[tuple[str, int]], spec: OffsetSpec) -> dict[tuple[str, int], int]:
-        """The offset of each (logical topic, partition) that ``spec`` means; without those that have no leader.
+        """The offset of each (logical topic, partition) that ``spec`` means; without those that have no leader,
+        and without topics that this user may not see, which are remembered.
 
         Raises KafkaException.
         """
@@ -435,13 +439,18 @@ class _Kafka:
         while left:
             answers = self.admin.list_offsets(left, request_timeout=self.broker.patience)
             for at, future in answers.items():
+                topic = at.topic.removeprefix(kafka.prefix)
                 try:
                     offset = self.result(future).offset
                 except KafkaException as e:
-                    if e.args[0].code() not in _LEADERLESS:
+                    if e.args[0].code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                        self._hidden.add(topic)
+                        left.pop(at)
+                    elif e.args[0].code() not in _LEADERLESS:
                         raise
                 else:
-                    found[at.topic.removeprefix(kafka.prefix), at.partition] = offset
+                    self._hidden.discard(topic)
+                    found[topic, at.partition] = offset
                     left.pop(at)
             if not left or time.monotonic() > end:
                 break
@@ -496,8 +505,7 @@ class _Kafka:
             [TopicPartition(self.settings.kafka.topic(topic), n, end - 1) for n, end in key]
         )
         found = max((n for n in map(_newest, messages) if n is not None), key=lambda n: n.at, default=None)
-        if len(messages) == len(key):
-            self._read[topic] = key, found
+        self._read[topic] = key, found
         return found
 
     def _last(self, places: list[TopicPartition]) -> list[Message]:
@@ -514,11 +522,15 @@ class _Kafka:
             )
         self._consumer.assign(places)
         messages: dict[int, Message] = {}
+        left = {at.partition for at in places}
         end = time.monotonic() + NEWEST
-        while len(messages) < len(places) and time.monotonic() < end:
+        while left and time.monotonic() < end:
             for message in self._consumer.consume(len(places), 0.1):
-                if message.error() is None:
+                error = message.error()
+                if error is None:
                     messages.setdefault(message.partition() or 0, message)
+                if error is None or error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                    left.discard(message.partition() or 0)
         self._consumer.unassign()
         return list(messages.values())
 

@@ -33,6 +33,7 @@ def troubles(seen: Overview) -> list[Finding]:
             found.append(problem(check, away.what, away.why, away.todo))
     if seen.logs is not None:
         found += _topics(seen, seen.logs)
+        found += _hidden(seen, seen.logs)
     if seen.states is not None:
         found += _layout(seen, seen.states)
     found += _group(seen)
@@ -65,6 +66,16 @@ def _topics(seen: Overview, logs: Logs) -> Iterator[Finding]:
             f"The input topics have different numbers of partitions: {shown}.",
             "A customer would be in one partition here and in another there; a worker refuses to start.",
             "Create those that differ anew, with producers and workers stopped: see churnwatch topics create --help.",
+        )
+
+
+def _hidden(seen: Overview, logs: Logs) -> Iterator[Finding]:
+    if logs.hidden:
+        yield warning(
+            "rights",
+            f"Kafka does not show the logs of {', '.join(map(seen.settings.kafka.topic, logs.hidden))} to this user.",
+            "How far they are read, or what they hold, is not known here; a worker with this user could not either.",
+            "Grant it DESCRIBE (and READ on inputs) on them: churnwatch doctor says what is missing.",
         )
 
 
@@ -167,12 +178,18 @@ def _members(seen: Overview, group: Group) -> Iterator[Finding]:
             f"There are {seen.partitions} partitions; more workers than that stand by.",
         )
     if seen.states is not None and seen.states.layout is not None:
-        unclaimed = [s.number for s in seen.states.partitions if s.generation < 0 and s.number in reading]
+        # Every rebalance claims all partitions anew, under the group's new generation.
+        newest = max((s.generation for s in seen.states.partitions), default=-1)
+        unclaimed = [
+            s.number
+            for s in seen.states.partitions
+            if (s.generation < newest or s.generation < 0) and s.number in reading
+        ]
         if unclaimed:
             yield warning(
                 "lease",
-                f"{numbered(unclaimed).capitalize()} {'are' if len(unclaimed) > 1 else 'is'} assigned, and never "
-                "claimed in Redis.",
+                f"{numbered(unclaimed).capitalize()} {'are' if len(unclaimed) > 1 else 'is'} assigned, and not claimed "
+                "in Redis since.",
                 "A worker that has just started needs a second; one that cannot reach Redis says so in its log.",
                 LOG,
             )

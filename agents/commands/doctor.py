@@ -9,8 +9,9 @@ from typing import Annotated
 import msgspec
 import typer
 
-from agents.commands.shell import Code, Failure, Shell, examples, shell
+from agents.commands.shell import Failure, Shell, examples, shell
 from agents.commands.status import MARKS, sentence
+from agents.failure import Code
 from agents.findings import Finding, Level, counted, ok, problem
 
 EPILOG = examples(

@@ -16,7 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from agents.commands.shell import Code, Shell, examples, shell
+from agents.commands.shell import Shell, examples, shell
+from agents.failure import Code
 from agents.findings import Finding, Level, lasting, numbered
 from agents.settings import redacted
 from streams.events import rfc3339

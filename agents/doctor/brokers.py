@@ -278,25 +278,28 @@ def _facts(settings: Settings, admin: AdminClient, metadata: Any) -> Facts:
     there = [n for n in names if n in metadata.topics]
     end = time.monotonic() + PATIENCE + 1
 
-    def told(ask: Callable[[], Mapping[Any, Any]]) -> tuple[dict[Any, Any] | None, str]:
-        """The answers to one admin call that could be had, or why there are none."""
+    def told(ask: Callable[[], Mapping[Any, Any]]) -> tuple[dict[Any, Any] | None, str, set[Any]]:
+        """The answers to one admin call that could be had, or why there are none; and what was denied."""
         why = ""
         try:
             futures = ask()
         except (KafkaException, ValueError) as error:
-            return None, str(error)
+            return None, str(error), set()
         answers = {}
+        denied = set()
         for key, future in futures.items():
             try:
                 answers[key] = future.result(max(0.1, end - time.monotonic()))
             except KafkaException as error:
                 kafka_error: KafkaError = error.args[0]
                 why = kafka_error.str() or kafka_error.name()
+                if kafka_error.code() in _DENIED:
+                    denied.add(key)
             except TimeoutError:
                 why = "no answer came in time"
-        return (answers or None), why
+        return (answers or None), why, denied
 
-    configs, no_configs = told(
+    configs, no_configs, _ = told(
         lambda: (
             admin.describe_configs(
                 [ConfigResource(ResourceType.TOPIC, n) for n in there], request_timeout=PATIENCE
@@ -305,7 +308,7 @@ def _facts(settings: Settings, admin: AdminClient, metadata: Any) -> Facts:
             else {}
         )
     )
-    described, no_rights = told(
+    described, no_rights, hidden = told(
         lambda: (
             admin.describe_topics(
                 TopicCollection(there), include_authorized_operations=True, request_timeout=PATIENCE
@@ -314,13 +317,13 @@ def _facts(settings: Settings, admin: AdminClient, metadata: Any) -> Facts:
             else {}
         )
     )
-    groups, _ = told(
+    groups, _, no_group = told(
         lambda: admin.describe_consumer_groups(
             [settings.group], include_authorized_operations=True, request_timeout=PATIENCE
         )
     )
     places = [(t, n) for t, x in topics.items() if t in kafka.inputs for n in x.partitions]
-    newest, _ = told(
+    newest, _, _ = told(
         lambda: (
             admin.list_offsets(
                 {
@@ -337,6 +340,8 @@ def _facts(settings: Settings, admin: AdminClient, metadata: Any) -> Facts:
     for at, result in (newest or {}).items():
         topic = names[at.topic]
         latest[topic] = max(latest.get(topic, -1), result.timestamp)
+    rights = {names[n]: allowed for n, d in (described or {}).items() if (allowed := _allowed(d)) is not None}
+    rights |= dict.fromkeys((names[n] for n in hidden), frozenset())
     group = next(iter((groups or {}).values()), None)
     return Facts(
         kafka,
@@ -347,16 +352,16 @@ def _facts(settings: Settings, admin: AdminClient, metadata: Any) -> Facts:
         if configs
         else None,
         no_configs,
-        {names[n]: rights for n, d in described.items() if (rights := _allowed(d))} if described else None,
+        rights or None,
         no_rights,
-        _allowed(group),
+        frozenset() if no_group else _allowed(group),
         {t: at for t, at in latest.items() if at >= 0},
     )
 
 
 def _allowed(described: Any) -> frozenset[str] | None:
     operations = getattr(described, "authorized_operations", None)
-    return frozenset(AclOperation(o).name for o in operations) if operations else None
+    return None if operations is None else frozenset(AclOperation(o).name for o in operations)
 
 
 # ---- topics
@@ -653,6 +658,9 @@ def rights(facts: Facts) -> Iterator[Finding]:
 
 CHECKS: Final = (present, partitions, cleanup, copies, retention, timestamps, sizes, rights)
 _DESCRIBE = "With DESCRIBE_CONFIGS on the topics doctor could look; a worker runs without."
+
+
+_DENIED: Final = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED)
 
 
 def _said(why: str) -> str:

@@ -32,7 +32,8 @@ async def checks(settings: Settings, *, kafka: bool, redis: bool) -> list[Findin
         found = [
             finding._replace(check=f"state.{finding.check}")
             for finding in troubles(seen)
-            if finding.check not in {"kafka", "redis", "topics", "partitions"}  # said of the brokers already
+            if finding.check
+            not in {"kafka", "redis", "topics", "partitions", "rights"}  # said of the brokers already
         ]
         if not kafka:
             found.append(
@@ -81,12 +82,20 @@ def _fine(seen: Overview, said: set[str]) -> list[Finding]:
                 ok(
                     "state.group",
                     f"{counted(len(logs.group.members), 'worker')} in the group {seen.settings.group} "
-                    f"({logs.group.state}), all partitions are read.",
+                    f"({logs.group.state}), all partitions are read{_generation(seen)}.",
                 )
             )
     if states is not None and states.partitions and not said & {"state.outbox", "state.parked"}:
         found.append(ok("state.outbox", "Nothing waits for long to leave."))
     return found
+
+
+def _generation(seen: Overview) -> str:
+    """Under which generation of the group the partitions were claimed in Redis."""
+    claimed = (
+        max((s.generation for s in seen.states.partitions), default=-1) if seen.states is not None else -1
+    )
+    return f" and claimed in generation {claimed}" if claimed >= 0 else ""
 
 
 async def _versions(watcher: Watcher, seen: Overview) -> list[Finding]:

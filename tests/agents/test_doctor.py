@@ -17,6 +17,15 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import pytest
 from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it does export them
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+)
 
 from agents import cli
 from agents.doctor import brokers, examine, greeting, store
@@ -26,7 +35,7 @@ from agents.settings import Kafka, Redis, Secret, Settings
 from agents.store import Layout
 from alerts.partition import Partition
 from features.customer import VERSION, Customer, pack_hot
-from streams.topics import COMPACTED, INPUTS, OUTPUTS
+from streams.topics import ALERTS, COMPACTED, DECISIONS, INPUTS, OUTPUTS
 from tests.agents.test_secure import SecureKafka
 from tests.conftest import missing
 from tests.servers import KafkaServer, Missing, RedisServer, free_port, wait_until
@@ -397,6 +406,12 @@ def test_tls_and_passwords_of_kafka_are_tried_and_what_is_wrong_is_told_apart(
         missing(str(error))
     secret = tmp_path / "password"
     secret.write_text("right\n")
+    authorizer = "org.apache.kafka.metadata.authorizer.StandardAuthorizer"
+    with secure.properties.open("a") as properties:
+        properties.write(
+            f"authorizer.class.name={authorizer}\nsuper.users=User:broker;User:ANONYMOUS\n"
+            "allow.everyone.if.no.acl.found=true\n"
+        )
     base = ("--brokers", secure.brokers, "--redis", redis_server.url, "--set", f"kafka.inputs={INPUT}")
     login = (
         "--set", "kafka.sasl=PLAIN", "--set", "kafka.username=shop", "--set", f"kafka.password_file={secret}",
@@ -407,6 +422,16 @@ def test_tls_and_passwords_of_kafka_are_tried_and_what_is_wrong_is_told_apart(
         assert right.of("kafka.credentials")["found"] == "Kafka lets us in as shop with PLAIN, over TLS."
         assert right.level("kafka.certificate") == "warning"  # it was made for two days
         assert "valid for 47 hours only" in right.of("kafka.certificate")["found"]
+        secure.create_topics([INPUT, *OUTPUTS], 1)
+        allow_only(secure, ResourceType.TOPIC, INPUT, AclOperation.DESCRIBE)
+        allow_only(secure, ResourceType.TOPIC, ALERTS, AclOperation.DESCRIBE)
+        allow_only(secure, ResourceType.TOPIC, DECISIONS, AclOperation.READ, user="other")
+        allow_only(secure, ResourceType.GROUP, "churnwatch", AclOperation.DESCRIBE)
+        report = doctor(*base, *tls, *login)
+        lacking = report.of("kafka.rights")
+        assert lacking["level"] == "problem"
+        assert "READ on purchases, WRITE on alerts, READ on the group churnwatch" in lacking["found"]
+        assert "no topic decisions to write to, or does not show it" in report.of("kafka.topics")["found"]
         secret.write_text("wrong\n")
         wrong = doctor(*base, *tls, *login)
         assert wrong.level("kafka.credentials") == "problem"
@@ -419,6 +444,31 @@ def test_tls_and_passwords_of_kafka_are_tried_and_what_is_wrong_is_told_apart(
         plain = doctor(*base)
         assert plain.level("kafka.reachable") == "problem"
         assert "kafka.tls = true" in plain.of("kafka.reachable")["do"]
+
+
+def allow_only(
+    server: SecureKafka, kind: ResourceType, name: str, operation: AclOperation, user: str = "shop"
+) -> None:
+    """Allows one operation, and by that no other any more, as an administrator would; waits until it holds."""
+    admin = AdminClient({**server.client(), "sasl.username": "broker", "sasl.password": "b"})
+    acl = AclBinding(
+        kind, name, ResourcePatternType.LITERAL, f"User:{user}", "*", operation, AclPermissionType.ALLOW
+    )
+    for future in admin.create_acls([acl]).values():
+        future.result(10)
+    wait_until(lambda: admin.describe_acls(acl_filter(acl)).result(10), 10, f"{operation} on {name} holds")
+
+
+def acl_filter(acl: AclBinding) -> AclBindingFilter:
+    return AclBindingFilter(
+        acl.restype,
+        acl.name,
+        acl.resource_pattern_type,
+        acl.principal,
+        acl.host,
+        acl.operation,
+        acl.permission_type,
+    )
 
 
 def test_a_listener_without_tls_is_told_from_one_that_is_away(doctor: Doctor, flags: tuple[str, ...]) -> None:

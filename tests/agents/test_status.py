@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
+import pty
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -144,6 +148,39 @@ def test_watching_goes_on_until_it_is_interrupted_and_ends_cleanly(shop: Shell) 
         watching.wait()
     assert watching.returncode == 0
     assert err == ""
+
+
+def test_on_a_terminal_the_screen_is_drawn_in_place_and_ctrl_c_gives_it_back(shop: Shell) -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    env = {k: v for k, v in os.environ.items() if not k.startswith("CHURNWATCH_")} | {"TERM": "xterm"}
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "agents.cli", *flags(shop), "status", "--watch", "--interval", "0.2"],
+        stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT, env=env, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 -- one call, and then exec
+    )  # fmt: skip
+    os.close(theirs)
+    drawn = b""
+    asked = False
+    try:
+        while True:
+            try:
+                part = os.read(ours, 65536)
+            except OSError:  # nobody is there any more
+                break
+            if not part:
+                break
+            drawn += part
+            if not asked and drawn.count(b"knows no application") > 2:
+                os.write(ours, b"\x03")
+                asked = True
+        assert watching.wait(20) == 0
+    finally:
+        watching.kill()
+        watching.wait()
+        os.close(ours)
+    assert b"Traceback" not in drawn
+    assert drawn.index(b"\x1b[?1049h") < drawn.index(b"\x1b[?1049l")  # another screen, and back
 
 
 def test_a_member_that_does_nothing_is_noticed_by_what_stays_unread(shop: Shell) -> None:
@@ -336,10 +373,10 @@ def test_a_group_that_rebalances_is_no_fault() -> None:
     assert found.level is Level.NOTE
 
 
-def test_a_partition_that_was_assigned_and_never_claimed_is_noticed() -> None:
-    assert said(overview(stored(0), stored(1, generation=-1))) == [
-        "Partition 1 is assigned, and never claimed in Redis."
-    ]
+def test_a_partition_that_was_assigned_and_not_claimed_is_noticed() -> None:
+    for earlier in (-1, 4):
+        seen = overview(stored(0, generation=5), stored(1, generation=earlier))
+        assert said(seen) == ["Partition 1 is assigned, and not claimed in Redis since."]
 
 
 def test_a_wall_clock_that_stands_and_timers_that_are_overdue_are_told_with_their_age() -> None:
@@ -376,6 +413,13 @@ def test_state_and_settings_that_do_not_fit_are_told() -> None:
     assert said(overview(end=4))[0].startswith("Redis stands beyond the end of purchases/0 (applied up to 10")
     unreadable = stored(state=None, unreadable="version 9")
     assert said(overview(unreadable)) == ["The state of partition 0 cannot be read: version 9."]
+
+
+def test_logs_that_this_user_may_not_see_are_named() -> None:
+    seen = overview()
+    assert seen.logs is not None
+    hidden = seen._replace(logs=seen.logs._replace(ends={}, hidden=("purchases",)))
+    assert said(hidden) == ["Kafka does not show the logs of purchases to this user."]
 
 
 def test_the_worst_is_said_first() -> None:
