@@ -66,9 +66,7 @@ def run(
         with ExitStack() as stack:
             servers: Embedded | None = None
             if embedded:
-                plain.say(
-                    "Starting Kafka and Redis inside this process (nothing is installed, nothing is kept)."
-                )
+                plain.say("Starting Kafka and Redis inside this process: nothing installed, nothing kept.")
                 servers = _started()
                 stack.callback(servers.close)
                 settings = msgspec.structs.replace(

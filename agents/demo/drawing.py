@@ -30,6 +30,7 @@ ACCENT: Final = "#5aa9e6"
 
 _LOWER: Final = "▁▂▃▄▅▆▇"
 _BAR: Final = 5
+_WIDE: Final = 100
 _LINES: Final = 3  # rows of the score's curve
 
 
@@ -312,7 +313,7 @@ def grounds(alert: Alert) -> Text:
 def warning(alert: Alert, width: int) -> Text:
     """One warning as a line: when, who, what, how likely, why, and what to do."""
     kind = "offer" if alert.kind == "upsell" else alert.kind
-    text = Text(" " * MARGIN, no_wrap=True)
+    text = Text(" " * (MARGIN if width >= _WIDE else 1), no_wrap=True)
     text.append(f"{day(alert.decided_at)[:-5]:<7}", FAINT)
     text.append(f"{alert.customer:<9.9} ", f"bold {INK}")
     if alert.kind == "churn" and alert.churn_probability is not None:

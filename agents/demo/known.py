@@ -19,7 +19,7 @@ from streams.alerts import Alert, Band, Reason, Score
 BANDS: Final[tuple[Band, ...]] = ("low", "medium", "high", "lapsed")
 RATE_OVER: Final = 2.0
 """Seconds over which rates are measured."""
-TELLING: Final = 3
+TELLING: Final = 2
 """Purchases from which on a customer has a rhythm to be drawn."""
 _LINES_KEPT = 5
 _WAITING_KEPT = 200

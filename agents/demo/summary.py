@@ -16,6 +16,8 @@ from typing import NamedTuple
 from agents.demo.known import Known
 from features.shop import DAY, MICROS
 
+MOST_PATIENCE = 8
+"""Horizons up to which the rule's patience is tried."""
 LAPSED_HORIZONS = 2
 """Horizons of silence at the end of the history after which a customer counts as having left."""
 
@@ -42,7 +44,8 @@ class Missed(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """All figures of the end."""
+    """All figures of the end. ``patience``: the days of silence that the rule would have to wait for to be
+    right as often as the warnings were; None when no patience within ``MOST_PATIENCE`` horizons would do."""
 
     until: int
     customers: int
@@ -51,6 +54,7 @@ class Summary(NamedTuple):
     horizon_days: float
     ours: Verdict
     rule: Verdict
+    patience: int | None
     missed: Missed
 
 
@@ -66,14 +70,16 @@ def summarise(known: Known) -> Summary:
     for kind in dict.fromkeys(kind for kind, _ in sorted(known.counts)):
         steps = sorted((step, number) for (of, step), number in known.counts.items() if of == kind)
         counts.append(f"{kind}: " + ", ".join(f"{number:,} {step}" for step, number in steps))
+    ours = judged(known.raised, bought, known.horizon, until)
     return Summary(
         until=until,
         customers=known.states,
         purchases=sum(map(len, bought.values())),
         counts=tuple(counts),
         horizon_days=known.horizon / DAY,
-        ours=judged(known.raised, bought, known.horizon, until),
-        rule=judged_rule(bought, known.horizon, until),
+        ours=ours,
+        rule=judged_rule(bought, known.horizon, known.horizon, until),
+        patience=patience(bought, known.horizon, until, ours),
         missed=missed(known, bought, until),
     )
 
@@ -96,17 +102,41 @@ def judged(
     return Verdict(total, len(early), tuple(sorted(early)))
 
 
-def judged_rule(bought: Mapping[str, list[int]], horizon: int, until: int) -> Verdict:
-    """The verdict on the rule's own warnings: one at the horizon of each silence that is longer."""
+def judged_rule(bought: Mapping[str, list[int]], wait: int, horizon: int, until: int) -> Verdict:
+    """The verdict on the warnings of a rule that waits so long: one in each silence that is longer."""
+    return _judged_rule(_silences(bought, wait), wait, horizon, until)
+
+
+def patience(bought: Mapping[str, list[int]], horizon: int, until: int, ours: Verdict) -> int | None:
+    """See ``Summary``."""
+    if not ours.judged:
+        return None
+    silences = _silences(bought, horizon)
+    for days in range(horizon // DAY, MOST_PATIENCE * horizon // DAY + 1):
+        rule = _judged_rule(silences, days * DAY, horizon, until)
+        if rule.judged and rule.right * ours.judged >= ours.right * rule.judged:
+            return days
+    return None
+
+
+def _silences(bought: Mapping[str, list[int]], longer: int) -> list[tuple[int, int | None]]:
+    """The silences longer than so many microseconds: after which purchase, and which ended it, if any."""
+    return [
+        (last, following)
+        for times in bought.values()
+        for last, following in [*pairwise(times), (times[-1], None)]
+        if following is None or following > last + longer
+    ]
+
+
+def _judged_rule(silences: list[tuple[int, int | None]], wait: int, horizon: int, until: int) -> Verdict:
     total = right = 0
-    for times in bought.values():
-        silences = [*pairwise(times), (times[-1], None)]
-        for last, following in silences:
-            at = last + horizon
-            if (following is not None and following <= at) or at + horizon > until:
-                continue
-            total += 1
-            right += following is None or following > at + horizon
+    for last, following in silences:
+        at = last + wait
+        if (following is not None and following <= at) or at + horizon > until:
+            continue
+        total += 1
+        right += following is None or following > at + horizon
     return Verdict(total, right)
 
 
@@ -163,6 +193,12 @@ def lines(known: Known) -> list[str]:
             f"The right warnings came {_early(middle)} that rule (median; the middle half {_span(low, high)}); "
             f"{before / len(ours.early):.0%} of them came before it."
         )
+        if found.patience is not None and found.patience > found.horizon_days:
+            ahead = middle + found.patience - found.horizon_days
+            said.append(
+                f"To be right as often, the rule would have to wait for {found.patience} days of silence; half of the "
+                f"right warnings came at least {_early(ahead)} that."
+            )
     if gone.left:
         who = (
             f"The simulator knows who left: {gone.left:,} customers"

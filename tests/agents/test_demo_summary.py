@@ -54,7 +54,28 @@ def test_the_rule_is_judged_on_the_same_history() -> None:
     model = played(*bought("a", 0, 10), *bought("b", 0, 40), *bought("c", 0, 10, 20, 170))
     rule = summary.summarise(model).rule
     assert (rule.judged, rule.right) == (4, 3)
-    assert summary.judged_rule({"x": [at(0), at(28)]}, HORIZON, at(40)).judged == 0
+    assert summary.judged_rule({"x": [at(0), at(28)]}, HORIZON, HORIZON, at(40)).judged == 0
+
+
+def test_it_says_how_long_the_rule_would_have_to_wait_to_be_right_as_often() -> None:
+    # Two come back after 50 days, two never: after 28 days the rule is right in two of four, after 50 in two of two.
+    model = played(
+        *bought("a", 0, 50),
+        *bought("b", 0, 50),
+        *bought("c", 0),
+        *bought("d", 0),
+        alert("c", 25),
+        alert("d", 27),
+    )
+    model.customers["a"].purchases += [at(70), at(90), at(110), at(130), at(150), at(170), at(190)]
+    model.customers["b"].purchases += [at(70), at(90), at(110), at(130), at(150), at(170), at(190)]
+    found = summary.summarise(model)
+    assert (found.rule.judged, found.rule.right) == (4, 2)
+    assert found.patience == 50
+    assert (
+        "To be right as often, the rule would have to wait for 50 days of silence; half of the right warnings came "
+        "at least 24 days before that."
+    ) in summary.lines(model)
 
 
 def test_those_who_left_and_were_never_warned_of_are_counted_with_what_is_known_of_them() -> None:
