@@ -45,7 +45,12 @@ _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class FileError(Exception):
-    """A file that cannot be read as a whole. The message says what, where, and what to do."""
+    """A file that cannot be read as a whole: what is wrong with it and where, and what to do."""
+
+    def __init__(self, why: str, todo: str) -> None:
+        super().__init__(f"{why} {todo}")
+        self.why = why
+        self.todo = todo
 
 
 class Entry(NamedTuple):
@@ -165,7 +170,8 @@ class _Latest:
         elif self.ordered:
             raise FileError(
                 f"{_name(self.path)} is not sorted by time: line {line} ({rfc3339(at)}) is earlier than a line "
-                f"before it ({rfc3339(self.at)}). Sort the file, or send it with --clock none."
+                f"before it ({rfc3339(self.at)}).",
+                "Sort the file by time, or send it with --clock none.",
             )
 
 
@@ -240,21 +246,64 @@ def _rows(path: Path, reading: Reading, refuse: Refuse) -> Iterator[_Row | _Whol
             head = stream.peek(4096)
             if head[:4] == b"PAR1":
                 if path == STDIN:
-                    raise FileError("Parquet cannot be read from standard input: give the file's name.")
+                    raise FileError("Parquet cannot be read from standard input.", "Give the file's name.")
                 yield from _checked(_parquet(path), reading, refuse)
             elif _first(head) == b"{":
                 yield from _ndjson(stream, reading, refuse)
             elif _is_cdnow(head):
                 yield from _cdnow(stream, reading, refuse)
-            elif not head:
-                raise FileError(f"{_name(path)} is empty.")
             else:
+                _check_text(_name(path), head)
                 yield from _checked(_csv(path, stream, refuse), reading, refuse)
-    except (OSError, EOFError, zlib.error) as e:
-        why = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as e:
         raise FileError(
-            f"Cannot read {_name(path)}: {why}. Check its path, its permissions and that it is whole."
+            f"{_name(path)} is gzipped, and damaged or cut off: {e}.",
+            "Copy it again from where it came; gzip -t checks it.",
         ) from e
+    except OSError as e:
+        raise FileError(f"{_name(path)} cannot be read: {e.strerror or e}.", _repair(e)) from e
+
+
+def _repair(error: OSError) -> str:
+    match error:
+        case FileNotFoundError():
+            return "Check the path."
+        case PermissionError():
+            return "Ask its owner for the right to read it, or send it as a user who has it."
+        case IsADirectoryError():
+            return "Give the name of a file in that folder."
+        case _:
+            return "Check the file, and the disk that it is on."
+
+
+OTHER_FORMATS: Final = (
+    (
+        b"PK\x03\x04",
+        "a spreadsheet (xlsx) or a zip archive",
+        "Save the sheet as CSV (UTF-8), or unzip the file.",
+    ),
+    (b"\xff\xfe", "UTF-16 text", "Make it UTF-8: iconv -f UTF-16 -t UTF-8 FILE."),
+    (b"\xfe\xff", "UTF-16 text", "Make it UTF-8: iconv -f UTF-16 -t UTF-8 FILE."),
+    (b"BZh", "compressed by bzip2", "Unpack it: bzcat FILE | churnwatch send -"),
+    (b"\xfd7zXZ", "compressed by xz", "Unpack it: xzcat FILE | churnwatch send -"),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstd", "Unpack it: zstdcat FILE | churnwatch send -"),
+    (b"[", "a JSON array", "Put one object on a line: jq -c '.[]' FILE | churnwatch send -"),
+)
+
+
+def _check_text(name: str, head: bytes) -> None:
+    """Raises :class:`FileError` for what is neither CSV nor anything else that is read here."""
+    if not head:
+        raise FileError(
+            f"{name} is empty.", "Was it written to its end? CSV begins with the names of its columns, NDJSON with {."
+        )  # fmt: skip
+    for magic, what, todo in OTHER_FORMATS:
+        if head.lstrip().startswith(magic):
+            raise FileError(f"{name} is {what}; CSV, NDJSON and Parquet are read, also gzipped.", todo)
+    if b"\0" in head:
+        raise FileError(
+            f"{name} is no text; CSV, NDJSON and Parquet are read, also gzipped.", "Check the file."
+        )
 
 
 @contextmanager
@@ -294,7 +343,9 @@ def _csv(path: Path, stream: IO[bytes], refuse: Refuse) -> Iterator[_Raw]:
                 refuse(Refusal(line, f"has {len(fields)} fields where the header has {len(header)}"))
             line = reader.line_num + 1
     except csv.Error as e:
-        raise FileError(f"{_name(path)}, line {reader.line_num}: {e}.") from e
+        raise FileError(
+            f"{_name(path)}, line {reader.line_num}: {e}.", "Is a quotation mark not closed before it?"
+        ) from e
     finally:
         text.detach()  # whoever opened the stream closes it
 
@@ -314,16 +365,29 @@ def _parquet(path: Path) -> Iterator[_Raw]:
                     yield _Raw(place + 1, place, values)
                     place += 1
     except ArrowException as e:
-        raise FileError(f"Cannot read {_name(path)} as Parquet: {e}.") from e
+        raise FileError(
+            f"{_name(path)} is damaged or no Parquet: {str(e).rstrip('.')}.",
+            "Copy it again from where it came.",
+        ) from e
 
 
 def _check_columns(path: Path, names: Iterable[str]) -> None:
+    names = list(names)
     missing = [c for c in REQUIRED if c not in set(names)]
-    if missing:
-        raise FileError(
-            f"{_name(path)} has no column {', '.join(missing)}. A CSV or Parquet file needs the columns "
-            f"{', '.join(REQUIRED)} and may have {', '.join(OPTIONAL)}; a line of NDJSON begins with {{."
-        )
+    if not missing:
+        return
+    needs = f"It needs the columns {', '.join(REQUIRED)}, and may have {', '.join(OPTIONAL)}."
+    for sign, called in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        if len(names) == 1 and names[0].count(sign) >= len(REQUIRED) - 1:
+            raise FileError(
+                f"{_name(path)} separates its columns by {called}, not commas.",
+                f"Export it with commas. {needs}",
+            )
+    shown = ", ".join(name[:40] for name in names[:12]) + (", ..." if len(names) > 12 else "")
+    raise FileError(
+        f"{_name(path)} has no column {', '.join(missing)}. Its first line names: {shown}.",
+        f"{needs} A line of NDJSON begins with {{.",
+    )
 
 
 def _checked(rows: Iterable[_Raw], reading: Reading, refuse: Refuse) -> Iterator[_Row]:
@@ -388,7 +452,7 @@ def _text(values: Mapping[str, Any], column: str) -> str:
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise _NoRowError(f"{column}: is not UTF-8") from None
+            raise _NoRowError(f"{column}: is not UTF-8 (was the file written as Latin-1?)") from None
     return text
 
 

@@ -115,7 +115,8 @@ def send(
                 with _progress(call, tally, total) as tell:
                     _send(sender, records, tell)
         except FileError as e:
-            raise _unreadable(e, tally) from e
+            sent = f" {_events(tally.events)} before it had been sent already." if tally.events else ""
+            raise Failure(Code.INPUT, "The file cannot be sent.", e.why, e.todo + sent) from e
         except SendError as e:
             raise Failure(
                 Code.KAFKA, "Sending stopped.", str(e), "What was sent is not taken back; send the file again: "
@@ -127,7 +128,13 @@ def send(
             ) from None
     call.out.print(tally.summary(dry_run=dry_run), markup=False)
     if tally.entries == 0 and tally.refused:
-        raise Failure(Code.INPUT, "Nothing was sent.", "Every row was refused; the reasons are above.")
+        where = "above" if refused is None else f"in {refused}"
+        raise Failure(
+            Code.INPUT,
+            "Nothing was sent." if not dry_run else "Nothing could be sent.",
+            f"Every row was refused; the reasons are {where}.",
+            "Repair what wrote the file, and try again with --dry-run.",
+        )
 
 
 def _route(settings: Settings, topic: str | None) -> Route:
@@ -149,11 +156,6 @@ def _send(sender: Sender, records: Iterator[Outgoing], tell: Callable[[], None])
             tell()
     sender.flush()
     tell()
-
-
-def _unreadable(error: FileError, tally: Tally) -> Failure:
-    sent = f"{tally.events:,} events before it had been sent already." if tally.events else ""
-    return Failure(Code.INPUT, "The file cannot be sent.", str(error), sent)
 
 
 class Tally:
@@ -239,8 +241,12 @@ def _to(call: Shell, path: Path | None) -> Iterator[Callable[[str], None]]:
         raise Failure(
             Code.INPUT, f"Cannot write {path}.", str(e.strerror), "Choose another file for --refused."
         ) from e
-    with file:
-        yield lambda line: print(line, file=file)
+    try:
+        with file:
+            yield lambda line: print(line, file=file)
+    except OSError as e:
+        e.filename = e.filename or str(path)  # a write does not know whereto
+        raise
 
 
 def _show(call: Shell, text: str) -> None:
