@@ -276,7 +276,7 @@ def _silence(score: Score, settings: Settings) -> Iterator[str]:
     yield ""
     yield "[bold]The silence against this customer's own rhythm[/]"
     for name, value, how in rows:
-        yield f"  {name:<18}{value:<19}[dim]{escape(how)}[/]".rstrip()
+        yield f"  {name:<18}{value:<19}[dim]{escape(how)}[/]" if how else f"  {name:<18}{value}"
 
 
 def _sum(alert: Alert, score: Score | None) -> Iterator[str]:
@@ -284,7 +284,8 @@ def _sum(alert: Alert, score: Score | None) -> Iterator[str]:
 
     assert alert.churn_probability is not None
     total = log_odds(alert.churn_probability)
-    reasons = {GROUP_OF.get(reason.feature, reason.feature): reason for reason in alert.reasons}
+    told = alert.reasons if score is None else score.reasons
+    reasons = {GROUP_OF.get(reason.feature, reason.feature): reason for reason in told}
     yield ""
     yield "[bold]The score, in log-odds of churn[/]"
     if score is not None:
