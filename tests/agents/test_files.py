@@ -150,7 +150,7 @@ def test_a_row_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     )
     found, refused = events(path)
     assert found == []
-    assert [r.reason for r in refused] == ["customer_id: is not UTF-8"] * 2
+    assert [r.reason for r in refused] == ["customer_id: is not UTF-8 (was the file written as Latin-1?)"] * 2
 
 
 def test_rows_are_gathered_over_a_thousand_rows_and_refused_after(tmp_path: Path) -> None:
