@@ -43,6 +43,7 @@ from redis.exceptions import (
     ClusterDownError,
     InvalidResponse,
     NoPermissionError,
+    OutOfMemoryError,
     ReadOnlyError,
     RedisClusterException,
     RedisError,
@@ -551,10 +552,11 @@ class Store:
                 f"Redis has no database of that number ({said}): check the number at the end of redis.url; a Redis has "
                 f"16 unless it says otherwise, a cluster has only 0."
             ) from error
-        if "OOM" in said:
+        if isinstance(error, OutOfMemoryError) or "OOM" in said or "maxmemory" in said:
             raise StoreBroken(
-                f"Redis has reached its maxmemory ({said}): give it more memory. Its maxmemory-policy must be "
-                f"noeviction, or it would forget customers."
+                f"Redis has reached its maxmemory ({said.partition(' script:')[0].rstrip('.')}): nothing is lost. Give it "
+                f"more (maxmemory in redis.conf, or redis-cli CONFIG SET maxmemory 2gb), then start the worker again. "
+                f"Its maxmemory-policy must stay noeviction, or it would forget customers."
             ) from error
         if "WRONGTYPE" in said:
             raise StoreBroken(
