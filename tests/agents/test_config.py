@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -88,6 +90,17 @@ def test_a_file_that_is_there_is_left_alone_unless_forced(churnwatch: CommandLin
     assert churnwatch("config", "init", "--force", "shop.toml").code == 0
     assert Path("shop.toml").read_text() == commented()
     assert [each.name for each in Path().iterdir()] == ["shop.toml"], "no half-written file is left"
+
+
+def test_a_pipe_is_written_and_stays_a_pipe(churnwatch: CommandLine) -> None:
+    os.mkfifo("pipe")
+    reader = subprocess.Popen(["cat", "pipe"], stdout=subprocess.PIPE)
+    try:
+        assert churnwatch("config", "init", "pipe").code == 0
+        assert reader.communicate(timeout=20)[0].decode() == commented()
+    finally:
+        reader.kill()
+    assert Path("pipe").is_fifo()
 
 
 def test_a_folder_that_is_not_there_is_explained(churnwatch: CommandLine) -> None:

@@ -20,12 +20,14 @@ from confluent_kafka import TopicPartition
 from agents.explain import Part, Read, Replay, Told, log_odds, replay
 from agents.settings import Settings
 from alerts.policy import Policy
+from features.shop import DAY
 from models.snapshot import Prior
-from streams.codec import Decoded
+from streams.codec import Decoded, Tick
 from streams.events import to_micros
 from streams.topics import INPUTS, PURCHASES
 from tests.agents.command_line import CommandLine
-from tests.application import Application
+from tests.application import START as DAY_ZERO
+from tests.application import Application, Log, Row
 from tests.laws import mix
 from tests.servers import KafkaServer, RedisServer, wait_until
 
@@ -65,7 +67,10 @@ class Played(NamedTuple):
 def played(inputs: tuple[str, ...] = (PURCHASES,), batch: int = 2000) -> Played:
     only = inputs[0] if len(inputs) == 1 else None
     log = mix.shop(7, only=only, history_days=15, inputs=inputs)
-    application = Application(inputs, batch=batch, limit=5).run(log.rows)
+    return _played(Application(inputs, batch=batch, limit=5).run(log.rows), log)
+
+
+def _played(application: Application, log: Log) -> Played:
     read: dict[str, list[Read]] = {}
     for row in log.rows:
         item = application.codec.decode(row)
@@ -93,6 +98,24 @@ def test_every_alert_is_decided_the_same_from_its_position(inputs: tuple[str, ..
         ("upsell", "raised"), ("upsell", "withdrawn"),
     }  # fmt: skip
     assert {told.withheld for told in shop.told} >= {None, "history"}
+
+
+def test_under_the_wall_clock_too_every_alert_is_decided_the_same() -> None:
+    log = mix.shop(9, customers=15)
+    application = Application(INPUTS, clock="wall", limit=5)
+    application.go_live(DAY_ZERO - DAY)
+    waiting: list[Row] = []
+    day = 0
+    for row in log.rows:
+        waiting.append(row)
+        item = application.codec.decode(row)
+        if isinstance(item, Tick) and item.at > DAY_ZERO + day * DAY:
+            application.run(waiting, read_to=item.at - DAY)
+            application.sweep(item.at - DAY // 2)
+            waiting, day = [], (item.at - DAY_ZERO) // DAY
+    shop = _played(application, log)
+    assert len(shop.told) > 50
+    assert {shop.again(told).verdict for told in shop.told} == {"same"}
 
 
 def test_the_numbers_add_up_to_the_probability() -> None:
