@@ -72,6 +72,8 @@ LONGEST_PAUSE = 1.0
 # How long Redis may refuse writes (a replica before its promotion, a disk that is full) before a person
 # has to look. A failover takes seconds, a restart of a large instance a minute.
 REFUSING_LIMIT = 120.0
+# The calls that write: that reading goes on says nothing about a disk that is full.
+WRITING = frozenset({"claim", "commit", "forget", "park", "trim"})
 # A warning for the first failed attempt of a row and then for each so-manieth.
 WARN_EVERY = 20
 # Customers a read of the whole state asks for at a time.
@@ -509,7 +511,8 @@ class Store:
                 if attempt % WARN_EVERY == 0:
                     log.warning("Redis, %s: %s; trying again for %.0f s", name, _said(error), left)
             else:
-                self._refusing_since = None
+                if name in WRITING:
+                    self._refusing_since = None
                 return answer
             await asyncio.sleep(pause * (0.5 + random.random() / 2))
             pause = min(LONGEST_PAUSE, pause * 2)
@@ -527,8 +530,8 @@ class Store:
                 self._refusing_since = now
             if now - self._refusing_since > REFUSING_LIMIT:
                 raise StoreBroken(
-                    f"Redis has refused to write for {REFUSING_LIMIT:.0f} s ({said}): is redis.url the master, "
-                    f"was a replica promoted, is its disk full?"
+                    f"Redis has refused to write for {REFUSING_LIMIT:.0f} s ({_said(error)}). Nothing is lost: is redis.url "
+                    f"the master, was a replica promoted, is its disk full? Repair it, then start the worker again."
                 ) from error
             return
         denied = (
@@ -576,7 +579,10 @@ class Store:
 
 
 def _said(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+    text = str(error).partition(" script: ")[0].rstrip(".") or type(error).__name__
+    if "MISCONF" in text:
+        return f"it cannot write to its disk ({text}): make room there"
+    return text
 
 
 def _caused_by(error: BaseException, kind: type[BaseException] | tuple[type[BaseException], ...]) -> bool:
