@@ -136,10 +136,6 @@ class Overview(NamedTuple):
     kafka_away: Failure | None = None
     redis_away: Failure | None = None
 
-    def end(self, topic: str, number: int) -> int | None:
-        """The next offset that Kafka will give, None where it is not known."""
-        return None if self.logs is None else self.logs.ends.get((topic, number))
-
     def lag(self, stored: Stored) -> dict[str, int]:
         """Records of each input topic that are not applied yet, where Kafka tells; never negative."""
         if self.logs is None:
@@ -336,36 +332,30 @@ def open_store(settings: Settings, patience: float) -> Store:
     return Store(connect(redis), settings.application, patience)
 
 
-class explained:  # noqa: N801 -- reads as a verb
+@contextmanager
+def explained(settings: Settings) -> Iterator[None]:
     """Turns what the store raises into a :class:`Failure` that says why."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.url = redacted(settings.redis.url)
-
-    def __enter__(self) -> None:
-        """Nothing to begin."""
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        """Raises the failure for an error."""
-        if isinstance(error, StoreAway):
-            raise Failure(
-                Code.REDIS,
-                f"Redis does not answer at {self.url}.",
-                str(error.__cause__ or error),
-                "Is it running there? Set --redis, CHURNWATCH_REDIS__URL or redis.url.",
-            ) from error
-        if isinstance(error, Unrecoverable):
-            what, closed, do = str(error).partition("): ")
-            raise Failure(
-                error.code, f"Redis ({self.url}) cannot be read.", what + closed.rstrip(": "), do
-            ) from error
-        if isinstance(error, ResponseError):
-            raise Failure(
-                Code.REDIS,
-                f"Redis ({self.url}) refuses to be read.",
-                str(error),
-                "May this user read all keys of the application? Does another program use keys of its name?",
-            ) from error
+    url = redacted(settings.redis.url)
+    try:
+        yield
+    except StoreAway as error:
+        raise Failure(
+            Code.REDIS,
+            f"Redis does not answer at {url}.",
+            str(error.__cause__ or error),
+            "Is it running there? Set --redis, CHURNWATCH_REDIS__URL or redis.url.",
+        ) from error
+    except Unrecoverable as error:
+        # What Redis said stands in brackets; what to do follows.
+        what, closed, todo = str(error).partition("): ")
+        raise Failure(error.code, f"Redis ({url}) cannot be read.", what + closed[:1], todo) from error
+    except ResponseError as error:
+        raise Failure(
+            Code.REDIS,
+            f"Redis ({url}) refuses to be read.",
+            str(error),
+            "May this user read all keys of the application? Does another program use keys of its name?",
+        ) from error
 
 
 def _unpacked(blob: bytes | None, number: int) -> tuple[Partition | None, str]:
@@ -535,8 +525,11 @@ class _Kafka:
         return list(messages.values())
 
     def result(self, future: Future[Any]) -> Any:
-        """What an admin call came to; the client's own time-out comes first."""
-        return future.result(self.broker.patience + 1)
+        """What an admin call came to. Raises KafkaException, also when the client's own time-out failed to come."""
+        try:
+            return future.result(self.broker.patience + 1)
+        except TimeoutError as error:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from error  # noqa: SLF001 -- its public name
 
     def close(self) -> None:
         if self._consumer is not None:

@@ -262,25 +262,27 @@ def _unreadable(_: Overview, states: States) -> Iterator[Finding]:
 
 
 def _outboxes(seen: Overview, states: States) -> Iterator[Finding]:
-    for stored in states.partitions:
-        if not stored.waiting:
-            continue
-        age = (seen.at - stored.waiting_since) / SECOND
-        if age < OUTBOX_SECONDS:
-            continue
-        nobody = seen.logs is not None and seen.logs.group is not None and not seen.logs.group.members
+    old = [s for s in states.partitions if s.waiting and seen.at - s.waiting_since > OUTBOX_SECONDS * SECOND]
+    if not old:
+        return
+    age = lasting((seen.at - min(s.waiting_since for s in old)) / SECOND)
+    messages = counted(sum(s.waiting for s in old), "message")
+    where = numbered(s.number for s in old)
+    found = (
+        f"The outbox of {where} has waited {age} ({messages})."
+        if len(old) == 1
+        else f"The outboxes of {where} have waited, the oldest {age} ({messages})."
+    )
+    if _is_read(seen):
         yield warning(
             "outbox",
-            f"The outbox of partition {stored.number} has waited {lasting(age)} "
-            f"({counted(stored.waiting, 'message')}).",
-            "No worker is there to carry it to Kafka."
-            if nobody
-            else "Its worker carries it to Kafka, and the brokers do not acknowledge.",
-            START
-            if nobody
-            else "Do all output topics exist, have their partitions a leader and min.insync.replicas copies, may this "
-            "user write? churnwatch doctor looks; the worker's log says what Kafka answers.",
+            found,
+            "A worker carries it to Kafka, and the brokers do not acknowledge.",
+            "Do all output topics exist, have their partitions a leader and min.insync.replicas copies, may this user "
+            "write? churnwatch doctor looks; the worker's log says what Kafka answers.",
         )
+    else:
+        yield warning("outbox", found, "No worker is there to carry it to Kafka.", START)
 
 
 def _parked(_: Overview, states: States) -> Iterator[Finding]:
@@ -314,18 +316,25 @@ def _clocks(seen: Overview, states: States) -> Iterator[Finding]:
                 "churnwatch send writes them (not with --clock none); take topics that nobody feeds out of kafka.inputs.",
             )
         return
-    for stored in states.partitions:
-        if stored.state is None or not stored.state.clock:
-            continue
-        age = (seen.at - stored.state.clock) / SECOND
-        if age > TIMER_SECONDS:
-            yield warning(
-                "clock",
-                f"The clock of partition {stored.number} stands {lasting(age)} in the past.",
-                "It runs only as far as everything has been read: something lies unread, or Redis or Kafka do not "
-                "answer its worker. Nobody is warned of silence meanwhile.",
-                LOG,
-            )
+    standing = {
+        s.number: s.state.clock
+        for s in states.partitions
+        if s.state is not None and s.state.clock and seen.at - s.state.clock > TIMER_SECONDS * SECOND
+    }
+    if standing:
+        age = lasting((seen.at - min(standing.values())) / SECOND)
+        yield warning(
+            "clock",
+            (
+                f"The clock of {numbered(standing)} stands {age} in the past."
+                if len(standing) == 1
+                else f"The clocks of {numbered(standing)} stand in the past, the last by {age}."
+            ),
+            "A clock runs only as far as everything has been read: something lies unread, or Redis or Kafka do not answer "
+            "the worker. Nobody is warned of silence meanwhile. After a start it stands for worker.silence_grace "
+            f"({seen.settings.worker.silence_grace:g} s) in any case.",
+            LOG,
+        )
 
 
 def _timers(seen: Overview, states: States) -> Iterator[Finding]:

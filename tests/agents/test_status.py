@@ -382,6 +382,8 @@ def test_a_partition_that_was_assigned_and_not_claimed_is_noticed() -> None:
 def test_a_wall_clock_that_stands_and_timers_that_are_overdue_are_told_with_their_age() -> None:
     standing = stored(state=Partition(clock=NOW - 720 * SECOND))
     assert said(overview(standing)) == ["The clock of partition 0 stands 12 minutes in the past."]
+    both = said(overview(standing, standing._replace(number=1)))
+    assert both == ["The clocks of partitions 0, 1 stand in the past, the last by 12 minutes."]
     late = stored(due=3, oldest_due=NOW - 3600 * SECOND)
     assert said(overview(late)) == ["3 timers of partition 0 are due, the oldest for 60 minutes."]
     # Without a worker both are a matter of course, and only that is said.
