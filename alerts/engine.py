@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from copy import copy
 from typing import Final, Literal, NamedTuple
 
 import msgspec
@@ -95,12 +94,19 @@ class _Draft(NamedTuple):
 
 class _Cause(NamedTuple):
     """What a decision rests on: the place of its record among those of the turn (a timer stands in the
-    place of its instant), the position, the causing event, and whether history caused it."""
+    place of its instant), what was applied, the causing event, and whether history caused it."""
 
     order: int
-    position: dict[str, int]
+    applied: dict[str, int]
+    topic: str
+    offset: int
     event: str | None
     history: bool
+
+    def position(self) -> dict[str, int]:
+        """Per input topic the offset of the last record that was applied; of ``topic`` up to ``offset`` (-1: as
+        many as before)."""
+        return dict(self.applied) if self.offset < 0 else {**self.applied, self.topic: self.offset}
 
 
 class _Log(NamedTuple):
@@ -235,10 +241,11 @@ class Engine:
         letters: list[tuple[int, Message]] = []
         accepted = self._accepted.get((topic, partition.number), -1)
         before = partition.applied.get(topic, -1)
+        kinds: dict[type[ev.Event], int] = {}
         for place, item in enumerate(items):
             bad = False
             if isinstance(item, Decoded):
-                counts["event", type_name(item.event)] += 1
+                kinds[type(item.event)] = kinds.get(type(item.event), 0) + 1
                 times.append(item.at)
                 todo = work.get(item.key)
                 if todo is None:
@@ -258,6 +265,8 @@ class Engine:
                 counts["event", "clock"] += 1
             invalid.append(bad)
             before = item.offset
+        for kind, count in kinds.items():
+            counts["event", type_name(kind)] += count
         if missing:
             raise Missing(list(dict.fromkeys(missing)))
         before_these = partition.windows.get(topic, Window())
@@ -316,10 +325,10 @@ class Engine:
             limit = last if due[0][1] == last else last - 1
         counts: Counts = Counter()
         lives: dict[bytes, _Life] = {}
-        position = dict(partition.applied)
-        if cause is not None:
-            position[cause[0]] = cause[1].offset
-        history = cause is not None and cause[1].history
+        if cause is None:
+            because = _Cause(_TIMER, partition.applied, "", -1, None, False)
+        else:
+            because = _Cause(_TIMER, partition.applied, cause[0], cause[1].offset, None, cause[1].history)
         steps = []
         for key, _ in due:
             raw = hot[key]
@@ -327,8 +336,8 @@ class Engine:
                 continue
             life = lives[key] = self._life(key, raw, cold.get(key))
             # What the sorted set holds is read and rewritten below, early or not.
-            life.standing = msgspec.structs.replace(life.standing, due=0)
-            steps.append(self._fire(life, limit, _Cause(_TIMER, position, None, history), partition, counts))
+            life.standing.due = 0
+            steps.append(self._fire(life, limit, because, partition, counts))
         self._run(steps)
         after = partition
         if self.clock == "wall" and complete and until > partition.clock:
@@ -436,8 +445,10 @@ class Engine:
         partition, topic, counts = log.partition, log.topic, log.counts
         for place, before, item in todo:
             event = item.event
-            earlier = _Cause(place, self._position(partition, topic, before), None, event.history)
-            yield from self._fire(life, min(item.at, log.bound), earlier, partition, counts)
+            until = min(item.at, log.bound)
+            if 0 < life.standing.next_deadline() <= until:
+                earlier = _Cause(place, partition.applied, topic, before, None, event.history)
+                yield from self._fire(life, until, earlier, partition, counts)
             try:
                 applied = apply(life.customer, life.cold, item, log.ring, self.calendar)
             except ValueError as error:
@@ -451,12 +462,12 @@ class Engine:
                 continue
             if applied.late or (self.clock == "record" and item.at < partition.clock):
                 counts["late",] += 1
-            decisive = isinstance(event, DECISIVE)
+            decisive = type(event) in DECISIVE
             at = max(item.at, life.standing.at) if decisive else item.at
             history = self._history(partition, at, event.history)
-            cause = _Cause(place, self._position(partition, topic, item.offset), event.id, event.history)
             if decisive and not history and self._unannounced(life.standing):
                 # What was known before this event is no news: decide on it silently first.
+                earlier = _Cause(place, partition.applied, topic, before, None, event.history)
                 yield from self._decide(life, at, "silent", earlier, counts)
                 applied = apply(life.customer, life.cold, item, log.ring, self.calendar)
             life.customer = applied.customer
@@ -464,34 +475,31 @@ class Engine:
                 life.cold = applied.cold
                 life.grown = True
             if decisive:
+                cause = _Cause(place, partition.applied, topic, item.offset, event.id, event.history)
                 yield from self._decide(life, at, "history" if history else "live", cause, counts)
             elif history and not life.standing.at:
                 # Nothing has been decided yet, but what an archive tells is no news at the first decision.
-                life.standing = msgspec.structs.replace(life.standing, history=True)
-            self._look_ahead(life, item, partition)
+                life.standing.history = True
+            self._look_ahead(life, item, partition, decisive)
 
-    def _look_ahead(self, life: _Life, item: Decoded, partition: Partition) -> None:
+    def _look_ahead(self, life: _Life, item: Decoded, partition: Partition, decisive: bool) -> None:
         """Sets the deadlines that follow from an event."""
         customer, standing = life.customer, life.standing
         after = max(standing.at, partition.clock)
-        look, cart_due, complaint_due = standing.look, standing.cart_due, standing.complaint_due
-        event = item.event
+        if not decisive:
+            if customer.orders:
+                after = max(after, item.at)
+                soon = self._grid.next(item.at, life.stagger, after)
+                standing.look = min(standing.look, soon) if standing.look else soon
+                life.look_sooner(after, soon)
+            return
         if customer.orders:
-            if isinstance(event, DECISIVE):
-                look = self._grid.next(customer.last_decisive, life.stagger, after)
-                life.look_after(after)
-            else:
-                soon = self._grid.next(item.at, life.stagger, max(after, item.at))
-                look = min(look, soon) if look else soon
-                life.look_sooner(max(after, item.at), soon)
-        if isinstance(event, DECISIVE):
-            newest = newest_cart(life.cold, customer.last_purchase)
-            cart_due = newest + self._cart_wait if newest and newest + self._cart_wait > after else 0
-        if isinstance(event, ev.Complaint | ev.ComplaintUpdate):
-            complaint_due = self._complaint_due(customer, after)
-        life.standing = msgspec.structs.replace(
-            standing, look=look, cart_due=cart_due, complaint_due=complaint_due
-        )
+            standing.look = self._grid.next(customer.last_decisive, life.stagger, after)
+            life.look_after(after)
+        newest = newest_cart(life.cold, customer.last_purchase) if life.cold.cart else 0
+        standing.cart_due = newest + self._cart_wait if newest and newest + self._cart_wait > after else 0
+        if isinstance(item.event, ev.Complaint | ev.ComplaintUpdate):
+            standing.complaint_due = self._complaint_due(customer, after)
 
     def _complaint_due(self, customer: Customer, after: int) -> int:
         due = [opened + self._overdue for opened in customer.open_since]
@@ -504,23 +512,19 @@ class Engine:
             at = standing.next_deadline()
             if not at or at > until:
                 return
-            look, cart_due, complaint_due = standing.look, standing.cart_due, standing.complaint_due
             counts["fired",] += 1
             held = False
-            if at == look:
+            if at == standing.look:
                 counts["look",] += 1
-                look = self._grid.next(life.customer.last_decisive, life.stagger, at)
+                standing.look = self._grid.next(life.customer.last_decisive, life.stagger, at)
                 life.look_after(at)
                 held = self._feed_silent(partition, at)
-            if at == cart_due:
-                cart_due = 0
+            if at == standing.cart_due:
+                standing.cart_due = 0
                 held = False
-            if at == complaint_due:
-                complaint_due = self._complaint_due(life.customer, at)
+            if at == standing.complaint_due:
+                standing.complaint_due = self._complaint_due(life.customer, at)
                 held = False
-            life.standing = msgspec.structs.replace(
-                standing, look=look, cart_due=cart_due, complaint_due=complaint_due
-            )
             if held:
                 counts["held",] += 1
                 continue
@@ -541,12 +545,6 @@ class Engine:
         """Whether this would be the first live decision after history, a new policy or another model."""
         return standing.history or (standing.at > 0 and standing.known != self._known)
 
-    @staticmethod
-    def _position(partition: Partition, topic: str, offset: int) -> dict[str, int]:
-        if offset < 0:
-            return dict(partition.applied)
-        return {**partition.applied, topic: offset}
-
     def _decide(
         self, life: _Life, at: int, delivery: Delivery, cause: _Cause, counts: Counts, *, silent: bool = False
     ) -> _Steps:
@@ -560,56 +558,46 @@ class Engine:
         band = bands.LOW
         standing = life.standing
         transitions: list[decide.Transition] = []
-        changes: dict[str, object] = {}
         if customer.orders:
             counts["decision",] += 1
             score = yield _Ask(customer, at)
-            episode, band, step = decide.churn(standing, customer, score, at, self.policy)
-            changes["churn"] = episode
+            standing.churn, band, step = decide.churn(standing, customer, score, at, self.policy)
             if step:
-                changes["warned"] = step.episode.opened
+                standing.warned = step.episode.opened
                 transitions.append(step)
             if band == bands.LAPSED:
-                changes["look"] = 0
-        episode, step = (
-            decide.upsell(standing, customer, life.cold, band, at, self.policy)
-            if band < bands.LAPSED or standing.upsell
-            else (None, None)
-        )
-        changes["upsell"] = episode
-        if step:
-            transitions.append(step)
-            if step.name == "raised":
-                changes["offered"] = at
-                repeat = round(self.policy.offer_repeat_days * DAY)
-                kept = {name: when for name, when in life.cold.offered.items() if at - when <= repeat}
-                offered = {**kept, **dict.fromkeys((c.key for c in step.offers), at)}
-                life.cold = msgspec.structs.replace(life.cold, offered=bounded_offers(offered))
-                life.grown = True
+                standing.look = 0
+        if band < bands.LAPSED or standing.upsell:
+            standing.upsell, step = decide.upsell(standing, customer, life.cold, band, at, self.policy)
+            if step:
+                transitions.append(step)
+                if step.name == "raised":
+                    self._offered(life, step, at)
         writes = score is not None and (
             band != standing.written_band or abs(score.churn - standing.written) >= self.policy.score_change
         )
         known = standing.known == self._known and standing.history == (delivery == "history")
         if silent and known and not transitions and not writes:
-            if changes.get("look") == 0:
-                life.standing = msgspec.structs.replace(standing, look=0)
             return
-        sequence = standing.sequence
         for transition in transitions:
-            sequence += 1
-            self._alert(life, transition, sequence, score, at, delivery, cause)
+            standing.sequence += 1
+            self._alert(life, transition, standing.sequence, score, at, delivery, cause)
         if score is not None and writes:
-            changes["written"], changes["written_band"] = score.churn, band
+            standing.written, standing.written_band = score.churn, band
             counts["score",] += 1
             life.leave(cause.order, at, delivery, self._standing_score(life.name, score, band, at, cause))
-        life.standing = msgspec.structs.replace(
-            standing,
-            at=at,
-            sequence=sequence,
-            known=self._known,
-            history=delivery == "history",
-            **changes,
-        )
+        standing.at = at
+        standing.known = self._known
+        standing.history = delivery == "history"
+
+    def _offered(self, life: _Life, step: decide.Transition, at: int) -> None:
+        """Remembers what is offered, and what was within the time in which it is not offered again."""
+        life.standing.offered = at
+        repeat = round(self.policy.offer_repeat_days * DAY)
+        kept = {name: when for name, when in life.cold.offered.items() if at - when <= repeat}
+        offered = {**kept, **dict.fromkeys((c.key for c in step.offers), at)}
+        life.cold = msgspec.structs.replace(life.cold, offered=bounded_offers(offered))
+        life.grown = True
 
     def _alert(
         self,
@@ -649,7 +637,7 @@ class Engine:
             sequence=sequence,
             decided_at=at,
             history=delivery == "history",
-            position=cause.position,
+            position=cause.position(),
             versions=self._versions,
             **known,  # type: ignore[arg-type]  # optional fields, present only when known
         )
@@ -662,7 +650,7 @@ class Engine:
             risk_band=bands.NAMES[band],
             score_source=self.model.source,
             decided_at=at,
-            position=cause.position,
+            position=cause.position(),
             versions=self._versions,
         )
 
@@ -736,7 +724,7 @@ class Engine:
             known = looks.get(life.key, life.stored)
             looks[life.key] = min(look, known) if known else look
         for life in {life.key: life for life in silent}.values():
-            life.standing = msgspec.structs.replace(life.standing, look=looks[life.key])
+            life.standing.look = looks[life.key]
 
     def _turn(
         self,
@@ -754,15 +742,13 @@ class Engine:
             standing = life.standing
             deadline = standing.next_deadline()
             if deadline and deadline != standing.due:
-                turn.deadlines[key] = deadline
-                standing = msgspec.structs.replace(standing, due=deadline)
+                turn.deadlines[key] = standing.due = deadline
             elif swept and not deadline:
                 turn.cleared.append(key)
-            customer = copy(life.customer)
-            customer.standing = standing
             if life.grown:
                 turn.cold[key] = pack_cold(life.cold)
-            packed = pack_hot(customer)
+            life.customer.standing = standing
+            packed = pack_hot(life.customer)
             if packed != life.raw:
                 turn.hot[key] = packed
             drafts.extend(life.drafts)

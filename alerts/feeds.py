@@ -8,6 +8,7 @@ A feed whose events carry dates only (all at local midnight) is judged by days.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 import msgspec
@@ -41,18 +42,15 @@ def counted(feed: Feed, instants: Iterable[int], clock: int, calendar: Calendar,
     if clock:
         feed = folded_to(feed, clock, calendar, settings)
         start = _unfolded(clock, calendar, settings)
+    local = [calendar.local(at) for at in instants]
+    if not local:
+        return feed
     hours = dict(feed.hours)
-    timed = feed.timed
-    folded = feed.folded
-    for at in instants:
-        local = calendar.local(at)
-        day = local // DAY
-        if not folded:
-            folded = max(day, start)
-        if day >= folded:
-            hour = local // HOUR
-            hours[hour] = hours.get(hour, 0) + 1
-            timed = timed or bool(local % DAY)
+    folded = feed.folded or max(local[0] // DAY, start)
+    for hour, count in Counter([at // HOUR for at in local]).items():
+        if hour // _HOURS >= folded:
+            hours[hour] = hours.get(hour, 0) + count
+    timed = feed.timed or any(at % DAY and at // DAY >= folded for at in local)
     return msgspec.structs.replace(feed, hours=hours, timed=timed, folded=folded)
 
 

@@ -21,8 +21,8 @@ class Episode(msgspec.Struct, array_like=True, frozen=True, gc=False):
     offers: tuple[str, ...] = ()
 
 
-class Standing(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """``at``: newest instant at which an event or a change was decided; ``sequence``: transitions so far; ``look``, ``cart_due``,
+class Standing(msgspec.Struct, array_like=True, gc=False):
+    """Changed in place by the turn that has read it: ``at``: newest instant at which an event or a change was decided; ``sequence``: transitions so far; ``look``, ``cart_due``,
     ``complaint_due``: deadlines (0: none); ``due``: the deadline that the sorted set holds (0: none); ``known``: fingerprint of the policy and model that decided
     last; ``history``: the last decision was history; ``written`` and ``written_band``: the score last
     written to ``customer-scores``; ``offered``: instant of the last upsell; ``warned``: instant at

@@ -150,6 +150,19 @@ _decode_any = msgspec.json.Decoder(dict[str, Any]).decode
 
 def encode(content: Alert | Score, withheld: str | None = None) -> bytes:
     """The data as JSON; ``withheld`` says at its end why it was not delivered."""
+    if isinstance(content, Score) and withheld is None:
+        # Most of what leaves: the same bytes without asking each field.
+        return _encode(
+            {
+                "customer": content.customer,
+                "churn_probability": content.churn_probability,
+                "risk_band": content.risk_band,
+                "score_source": content.score_source,
+                "decided_at": rfc3339(content.decided_at),
+                "position": dict(sorted(content.position.items())),
+                "versions": content.versions,
+            }
+        )
     data: dict[str, object] = {}
     for name in content.__struct_fields__:
         value = getattr(content, name)
@@ -213,9 +226,9 @@ def alert_message(alert: Alert, prefix: str, application: str, withheld: str | N
         alert.decided_at,
     )
     if alert.cause_event is not None:
-        headers.append(("ce_causationid", alert.cause_event.encode()))
+        headers = (*headers, ("ce_causationid", alert.cause_event.encode()))
     topic = TOPIC_OF_KIND[alert.kind] if withheld is None else topics.DECISIONS
-    return Message(topic, alert.customer.encode(), encode(alert, withheld), tuple(headers))
+    return Message(topic, alert.customer.encode(), encode(alert, withheld), headers)
 
 
 def score_message(score: Score, prefix: str, application: str) -> Message:
@@ -225,14 +238,14 @@ def score_message(score: Score, prefix: str, application: str) -> Message:
     headers = _headers(
         identity, f"{prefix}.customer.scored.v1", application, score.customer, score.decided_at
     )
-    return Message(topics.CUSTOMER_SCORES, score.customer.encode(), encode(score), tuple(headers))
+    return Message(topics.CUSTOMER_SCORES, headers[4][1], encode(score), headers)
 
 
 def _headers(
     identity: str, kind: str, application: str, customer: str, decided_at: Micros
-) -> list[tuple[str, bytes]]:
+) -> tuple[tuple[str, bytes], ...]:
     subject = customer.encode()
-    return [
+    return (
         ("ce_id", identity.encode()),
         ("ce_source", f"/churnwatch/{application}".encode()),
         ("ce_specversion", b"1.0"),
@@ -241,4 +254,4 @@ def _headers(
         ("ce_time", rfc3339(decided_at).encode()),
         ("content-type", b"application/json"),
         ("ce_partitionkey", subject),
-    ]
+    )

@@ -9,6 +9,7 @@ checked by :mod:`streams.codec`.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Annotated, Final, Literal, TypeAlias, final
 
 import msgspec
@@ -379,6 +380,7 @@ def to_datetime(at: Micros) -> datetime:
     return EPOCH + timedelta(microseconds=at)
 
 
+@lru_cache(maxsize=4_096)
 def rfc3339(at: Micros) -> str:
     """The instant as ``2026-01-31T09:30:00Z``, with six decimals where it has a fraction."""
     text = to_datetime(at).replace(tzinfo=None).isoformat()

@@ -78,9 +78,9 @@ def test_every_look_that_is_left_out_would_have_changed_nothing(policy: Policy, 
 
     def assert_nothing_to_say(life: _Life, customer: Any, cold: Any, at: int) -> None:
         copied = copy(customer)
-        copied.standing = life.standing
+        copied.standing = copy(life.standing)
         alone = _Life(life.key, None, copied, cold, life.stagger)
-        steps = engine._decide(alone, at, "live", _Cause(0, {}, None, False), Counter(), silent=True)
+        steps = engine._decide(alone, at, "live", _Cause(0, {}, "", -1, None, False), Counter(), silent=True)
         try:
             ask = next(steps)
             while True:
