@@ -14,7 +14,7 @@ from agents.commands.kafka import Broker, headers, pairs
 from agents.commands.scan import Stretch, progress, scan, stretches, whole
 from agents.commands.shell import Code, Failure, Shell, examples, shell
 from agents.settings import Settings
-from streams.alerts import Alert, decode_alert
+from streams.alerts import Alert, Reason, decode_alert
 from streams.codec import CLOCK_KEY, Codec, Decoded
 from streams.topics import ALERTS, COMPACTED, DECISIONS
 
@@ -280,36 +280,60 @@ def _silence(score: Score, settings: Settings) -> Iterator[str]:
 
 
 def _sum(alert: Alert, score: Score | None) -> Iterator[str]:
-    from agents.explain import GROUP_OF, log_odds  # noqa: PLC0415
+    """The parts and their sum: as replayed, and as the alert has them where that is something else."""
+    from agents.explain import AGREE  # noqa: PLC0415
 
     assert alert.churn_probability is not None
-    total = log_odds(alert.churn_probability)
-    told = alert.reasons if score is None else score.reasons
-    reasons = {GROUP_OF.get(reason.feature, reason.feature): reason for reason in told}
+    same = score is not None and abs(score.churn - alert.churn_probability) <= AGREE
+    if not same:
+        yield ""
+        yield "[bold]The score, in log-odds of churn[/]" + ("" if score is None else ", as the alert has it")
+        yield from _carried(alert, alert.churn_probability)
+        if score is None:
+            yield (
+                "  An alert carries what each group added, not the base, the rhythm and the rise: those follow from "
+                "the records, by a replay."
+            )
+            return
+    assert score is not None
     yield ""
-    yield "[bold]The score, in log-odds of churn[/]"
-    if score is not None:
-        yield f"  {'base':<18}{score.base:>+10.4f}    [dim]ln(p / (1 − p)) right after the last purchase[/]"
-        for group, weight in score.contributions.items():
-            text = reasons[group].text if group in reasons else ""
-            if weight or text:
-                yield f"  {group:<18}{weight:>+10.4f}    [dim]{escape(text or 'too little for a reason')}[/]"
-        yield f"  {'total':<18}{score.total:>+10.4f}    [dim]1 / (1 + e^−total) = {score.churn:.6f}[/]"
-        return
-    carried = sum(reason.contribution or 0.0 for reason in alert.reasons)
+    yield "[bold]The score, in log-odds of churn[/]" + (
+        "" if same else ", replayed under the settings of now"
+    )
+    reasons = _by_group(score.reasons)
+    yield _part("base", score.base, "ln(p / (1 − p)) right after the last purchase")
+    for group, weight in score.contributions.items():
+        if weight:
+            yield _part(group, weight, reasons.get(group) or "too little for a reason")
+    yield _part("total", score.total, f"1 / (1 + e^−total) = {score.churn:.6f}")
+
+
+def _carried(alert: Alert, probability: float) -> Iterator[str]:
+    """The sum as far as the alert has its parts."""
+    from agents.explain import log_odds  # noqa: PLC0415
+
+    total = log_odds(probability)
+    weights = {reason.feature: reason.contribution or 0.0 for reason in alert.reasons}
     rest = (
         "the base, and what weighs too little for a reason"
-        if alert.reasons
-        else "an alert of this kind carries no parts"
+        if weights
+        else "only churn alerts carry their parts"
     )
-    yield f"  {'not carried':<18}{total - carried:>+10.4f}    [dim]{rest}[/]"
-    for group, reason in reasons.items():
-        yield f"  {group:<18}{reason.contribution or 0.0:>+10.4f}    [dim]{escape(reason.text or '')}[/]"
-    yield f"  {'total':<18}{total:>+10.4f}    [dim]1 / (1 + e^−total) = {alert.churn_probability}[/]"
-    yield (
-        "  An alert carries what each group added, not the base, the rhythm and the rise: those follow from the "
-        "records, by a replay."
-    )
+    yield _part("not carried", total - sum(weights.values()), rest)
+    for reason in alert.reasons:
+        (group,) = _by_group((reason,))
+        yield _part(group, weights[reason.feature], reason.text or "")
+    yield _part("total", total, f"1 / (1 + e^−total) = {probability:.6f}")
+
+
+def _by_group(reasons: tuple[Reason, ...]) -> dict[str, str]:
+    from agents.explain import GROUP_OF  # noqa: PLC0415
+
+    return {GROUP_OF.get(reason.feature, reason.feature): reason.text or "" for reason in reasons}
+
+
+def _part(name: str, weight: float, how: str) -> str:
+    return f"  {name:<18}{weight:>+10.4f}    [dim]{escape(how)}[/]"
 
 
 def _policy(told: Told, earlier: list[Told], found: Replay | None, settings: Settings) -> Iterator[str]:

@@ -373,6 +373,9 @@ def test_settings_that_have_changed_since_are_named(churnwatch: CommandLine, sho
     said = churnwatch(*shop.flags, "--set", "policy.horizon_days=14", "explain", alert["id"])
     assert said.code == 0, said.err
     assert "another decision; what has changed since:" in said.out
+    assert "as the alert has it" in said.out
+    assert f"1 / (1 + e^−total) = {alert['churn_probability']:.6f}" in said.out
+    assert "replayed under the settings of now" in said.out
     assert (
         f"it was decided under policy {alert['versions']['policy']}, the settings now are policy" in said.out
     )
