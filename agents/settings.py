@@ -457,7 +457,8 @@ class _Loader:
         except UnicodeDecodeError:
             self.wrong(str(path), f"cannot read {where}: it is not UTF-8 text.")
         except tomllib.TOMLDecodeError as e:
-            self.wrong(str(path), f"cannot read {where}: it is not TOML: {e}.")
+            twice = " A section stands in a file once: put its keys together." if "twice" in str(e) else ""
+            self.wrong(str(path), f"cannot read {where}: it is not TOML: {e}.{twice}")
         else:
             lines = _lines(text)
 

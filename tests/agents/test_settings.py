@@ -224,6 +224,9 @@ def test_a_file_that_is_missing_or_is_not_toml_is_an_error(tmp_path: Path) -> No
     with pytest.raises(SettingsError, match="No such file"):
         Settings.load(tmp_path / "none.toml")
     assert "not TOML" in refusal(tmp_path, "a = = b")
+    said = refusal(tmp_path, "[prior]\nspread = 1\n[kafka]\n[prior]\nstrength = 2\n")
+    assert "line 4" in said
+    assert "put its keys together" in said
 
 
 def test_clients_get_tls_and_sasl() -> None:
