@@ -17,9 +17,9 @@ from agents.findings import Finding, Level, unknown
 from agents.overview import hushed
 from agents.settings import Settings
 
-LIMIT: Final = 8.0
+LIMIT: Final = 9.0
 """Seconds that all questions to Kafka, or all to Redis, may take; both are asked at once."""
-STATE_LIMIT: Final = 6.0
+STATE_LIMIT: Final = 5.5
 """Seconds that the state and the workers may take after them."""
 
 
@@ -33,8 +33,14 @@ def _examined(settings: Settings) -> list[Finding]:
     kafka = _started(lambda: brokers.checks(settings))
     redis = _started(lambda: asyncio.run(store.checks(settings)))
     found = _ended(kafka, "kafka", LIMIT) + _ended(redis, "redis", LIMIT)
-    away = {f.check for f in found if f.level is not Level.OK}
-    reachable = {"kafka": "kafka.reachable" not in away, "redis": "redis.reachable" not in away}
+    # Topics are looked at by all who were let in and found a broker.
+    telling = {"kafka": ("kafka.reachable", "kafka.topics"), "redis": ("redis.reachable",)}
+    lost = {
+        f.check
+        for f in found
+        if f.level is Level.UNKNOWN or (f.check.endswith(".reachable") and f.level is not Level.OK)
+    }
+    reachable = {section: not lost.intersection(checks) for section, checks in telling.items()}
     if not any(reachable.values()):
         return [
             *found,

@@ -91,7 +91,18 @@ def checks(settings: Settings) -> list[Finding]:
             unknown("kafka.topics", "Topics were not looked at.", "Kafka did not let us in."),
         ]
     found.append(credentials(kafka))
-    if metadata.controller_id not in metadata.brokers:
+    named = {b.id: f"{b.host}:{b.port}" for b in metadata.brokers.values()}
+    away = advertised(kafka, {n: a for n, a in named.items() if a not in greetings})
+    if away:
+        found += away
+        if len(away) == len(named):
+            return [
+                *found,
+                unknown("kafka.topics", "Topics were not looked at.", "No broker can be reached."),
+            ]
+    # A cluster that chooses a controller has none either, but it names its release.
+    embedded = metadata.controller_id not in metadata.brokers
+    if embedded and not any(g.software for g in greetings.values()):
         topics = {t: x for t in (*kafka.inputs, *OUTPUTS) if (x := metadata.topics.get(kafka.topic(t)))}
         facts = Facts(
             kafka, settings.group, topics, 1, None, "an embedded broker has no admin API", None, "", None, {}
@@ -209,6 +220,25 @@ def _advice(error: OSError) -> str:
             return "Is a firewall between, is the broker frozen, does something else listen there? Check kafka.brokers."
         case _:
             return "Is it running there? Set --brokers, CHURNWATCH_KAFKA__BROKERS or kafka.brokers."
+
+
+def advertised(kafka: Kafka, named: Mapping[int, str]) -> list[Finding]:
+    """Brokers that cannot be reached where they say that they are; ``named``: addresses by id."""
+    if not named:
+        return []
+    context = kafka.ssl_context()
+    with ThreadPoolExecutor(min(16, len(named))) as pool:
+        answers = list(pool.map(lambda address: _greeted(address, context), named.values()))
+    return [
+        problem(
+            "kafka.advertised",
+            f"Broker {number} says that it is at {address}, and there it does not answer: {_why(answer, kafka)}.",
+            "kafka.brokers is only where to begin: then clients go where the brokers send them.",
+            "Set advertised.listeners of the broker to an address that can be reached from here; or bring the broker back.",
+        )
+        for (number, address), answer in zip(named.items(), answers, strict=True)
+        if not isinstance(answer, Greeting)
+    ]
 
 
 def version(greetings: Mapping[str, Greeting]) -> Iterator[Finding]:

@@ -230,6 +230,14 @@ def test_one_address_of_several_that_does_not_answer_is_a_warning(
     assert report.level("kafka.addresses") == "warning"
 
 
+def test_a_broker_that_is_not_where_it_says_is_told_with_its_listener(kafka: KafkaServer) -> None:
+    dead = f"127.0.0.1:{free_port()}"
+    (found,) = brokers.advertised(Kafka(brokers=(kafka.brokers,)), {1: kafka.brokers, 2: dead})
+    assert found.level == "problem"
+    assert f"Broker 2 says that it is at {dead}" in found.found
+    assert "advertised.listeners" in found.do
+
+
 def test_an_embedded_broker_is_looked_at_as_far_as_it_goes_and_says_why_no_further(
     doctor: Doctor, embedded: Embedded
 ) -> None:
