@@ -18,6 +18,7 @@ EPILOG = (
         "churnwatch demo --data simulated             a made-up shop with complaints, and a known truth",
         "churnwatch demo --data orders.csv            your own",
         "churnwatch demo --plain                      no screen: lines, as fast as it goes",
+        "churnwatch demo --screenshot demo.svg        a picture of the screen, as in docs/demo.md",
         "churnwatch demo --servers given              on the Kafka and Redis of your settings",
     )
     + "\n\nKeys:\n\n  space pause, + faster, - slower, n next customer, q quit"
@@ -41,10 +42,12 @@ def demo(
     ] = False,
     screenshot: Annotated[
         Path | None,
-        typer.Option(hidden=True, help="Play without a terminal and save a picture of the screen (SVG)."),
+        typer.Option(
+            metavar="FILE", help="Needs no terminal: play up to --moment, save the screen as SVG, and end."
+        ),
     ] = None,
     moment: Annotated[
-        float, typer.Option(hidden=True, min=0, max=1, help="When: this share of the period; 1: the end.")
+        float, typer.Option(min=0, max=1, help="For --screenshot: this share of the period; 1: the end.")
     ] = 0.7,
 ) -> None:
     """Play history through a real worker and show warnings as they are raised.

@@ -150,12 +150,19 @@ def _cell(ends: list[int], bottom: int) -> tuple[str, str]:
         if extent > 0:
             parts.append((extent, colour))
         start = max(start, end)
-    if len(parts) > 2:  # two colours are all that a cell can show: those with most of it
-        largest = sorted(parts, key=lambda part: -part[0])[:2]
-        parts = [part for part in parts if part in largest][:2]
     if len(parts) == 1:
         return " ", f"on {parts[0][1]}"
-    (low, below), (high, above) = parts
+    if len(parts) > 2:
+        # Two colours are all that a cell can show. The outline of the whole stays exact, of the bands within the
+        # cell the largest ones stand for the others.
+        sky = [part for part in parts if part[1] == PAPER]
+        bands = [part for part in parts if part[1] != PAPER]
+        kept = sorted(bands, key=lambda part: -part[0])[: 2 - len(sky)]
+        if sky:
+            parts = [(8 - sky[0][0], kept[0][1]), sky[0]]
+        else:
+            parts = [part for part in bands if part in kept]
+    (low, below), (high, above) = parts[:2]
     eighths = min(max(round(8 * low / (low + high)), 1), 7)
     return _LOWER[eighths - 1], f"{below} on {above}"
 

@@ -6,6 +6,7 @@ the same messages of a customer in their order give the same model.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ RATE_OVER: Final = 2.0
 TELLING: Final = 2
 """Purchases from which on a customer has a rhythm to be drawn."""
 _LINES_KEPT = 5
+_hours = re.compile(r"(\d+) hours")
 _WAITING_KEPT = 200
 
 
@@ -270,4 +272,5 @@ def _clause(sentence: str) -> str:
         (" and is overdue", ", overdue"),
     ):
         said = said.replace(long, short)
+    said = _hours.sub(lambda found: f"{int(found[1]) // 24} days" if int(found[1]) >= 72 else found[0], said)
     return said[:1].lower() + said[1:]

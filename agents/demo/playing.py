@@ -79,7 +79,8 @@ class Play:
         run_id = uuid.uuid4().hex[:8]
         self._settings = msgspec.structs.replace(
             settings,
-            application=f"demo-{run_id}",
+            # When a silent customer is looked at depends on this name: the same each time on servers of its own.
+            application="demo" if embedded is not None else f"demo-{run_id}",
             kafka=msgspec.structs.replace(
                 settings.kafka, prefix=f"demo-{run_id}.", inputs=chosen.inputs, group=None
             ),

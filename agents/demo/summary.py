@@ -196,8 +196,8 @@ def lines(known: Known) -> list[str]:
         if found.patience is not None and found.patience > found.horizon_days:
             ahead = middle + found.patience - found.horizon_days
             said.append(
-                f"To be right as often, the rule would have to wait for {found.patience} days of silence; half of the "
-                f"right warnings came at least {_early(ahead)} that."
+                f"To be right as often, the rule would have to wait for {found.patience} days of silence; the right "
+                f"warnings came {_early(ahead)} that (median)."
             )
     if gone.left:
         who = (
@@ -238,15 +238,20 @@ def day(at: int) -> str:
     return f"{moment.day} {moment:%b %Y}"
 
 
+def _days(days: float) -> str:
+    return "1 day" if round(days) == 1 else f"{days:.0f} days"
+
+
 def _early(days: float) -> str:
-    return f"{days:.0f} days before" if days >= 0 else f"{-days:.0f} days after"
+    if round(days) == 0:
+        return "on the same day as"
+    return f"{_days(days)} before" if days > 0 else f"{_days(-days)} after"
 
 
 def _span(low: float, high: float) -> str:
-    return f"from {_early(low)} to {_early(high)}" if (low < 0) != (high < 0) else _same(low, high)
-
-
-def _same(low: float, high: float) -> str:
-    if low >= 0:
-        return f"{low:.0f} to {high:.0f} days before"
-    return f"{-high:.0f} to {-low:.0f} days after"
+    """From the one that came latest to the one that came earliest."""
+    if low > 0:
+        return f"{low:.0f} to {_days(high)} before"
+    if high < 0:
+        return f"{-high:.0f} to {_days(-low)} after"
+    return f"from {_days(-low)} after to {_days(high)} before"

@@ -136,6 +136,10 @@ def test_reasons_are_short_and_give_the_value_and_what_is_usual() -> None:
     assert because(Reason(feature="open_complaints", value=1, usual=0.0, text=complaint)) == (
         "complaint open 60 hours, overdue"
     )
+    complaint = complaint.replace("60", "359")
+    assert because(Reason(feature="open_complaints", value=1, usual=0.0, text=complaint)) == (
+        "complaint open 14 days, overdue"
+    )
     lost = Reason(feature="said_lost", contribution=2.0, text="The customer said that they are leaving.")
     assert because(lost) == "the customer said that they are leaving"
     three = alert("a", 1, reasons=(silence(64.0, 28.0), browsing, lost))

@@ -73,8 +73,8 @@ def test_it_says_how_long_the_rule_would_have_to_wait_to_be_right_as_often() -> 
     assert (found.rule.judged, found.rule.right) == (4, 2)
     assert found.patience == 50
     assert (
-        "To be right as often, the rule would have to wait for 50 days of silence; half of the right warnings came "
-        "at least 24 days before that."
+        "To be right as often, the rule would have to wait for 50 days of silence; the right warnings came "
+        "24 days before that (median)."
     ) in summary.lines(model)
 
 
@@ -118,6 +118,19 @@ def test_all_of_it_is_said_in_plain_lines() -> None:
         "The right warnings came 14 days before that rule (median; the middle half 11 to 16 days before); 100% of them came before it.",
         "10 customers left (no purchase in the last 56 days); 10 of them were warned of, 0 never.",
     ]
+
+
+def test_days_are_worded_as_people_say_them() -> None:
+    assert [summary._early(days) for days in (16.2, 1.0, 0.3, -1.2, -20.0)] == [
+        "16 days before",
+        "1 day before",
+        "on the same day as",
+        "1 day after",
+        "20 days after",
+    ]
+    assert summary._span(-25.0, -15.0) == "15 to 25 days after"
+    assert summary._span(-16.0, 1.0) == "from 16 days after to 1 day before"
+    assert summary._span(8.0, 11.0) == "8 to 11 days before"
 
 
 def test_what_is_left_early_is_summed_up_as_far_as_it_went() -> None:
