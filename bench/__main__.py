@@ -69,7 +69,7 @@ def everything(
         _engines(plan, names, sorts),
         *(_section(name, quick) for name in ("latency", "memory", "sweep", "takeover", "profile")),
     ]
-    _run(sections, folder)
+    _run(sections, folder, peers=True)
 
 
 @app.command()
@@ -88,7 +88,7 @@ def engines(
     if events:
         plan = plan.of(events)
     names, sorts = _chosen(only, comparison.NAMES, "--only"), _chosen(kinds, KINDS, "--kinds")
-    found = _run([_engines(plan, names, sorts)], folder)
+    found = _run([_engines(plan, names, sorts)], folder, peers=names != ["churnwatch"])
     for name in names:
         for kind in sorts:
             figures = found["engines"][name][kind]
@@ -161,15 +161,20 @@ def _engines(plan: comparison.Plan, names: list[comparison.Name], kinds: list[Ki
 
 
 def _one(name: str, quick: bool, folder: Path) -> None:
-    found = _run([_section(name, quick)], folder)
+    found = _run([_section(name, quick)], folder, peers=name == "profile")
     for key, value in found[name].items():
         print(f"{key:22} {value}")
 
 
-def _run(sections: list[Section], folder: Path) -> dict[str, Any]:
-    """Measure sections on one stage, keep each as soon as it is there, and write the page and the picture."""
+def _run(sections: list[Section], folder: Path, *, peers: bool) -> dict[str, Any]:
+    """Measure sections on one stage, keep each as soon as it is there, and write the page and the picture.
+
+    ``peers``: whether it takes their environment.
+    """
     found: dict[str, Any] = {}
     try:
+        if peers:
+            environment.make()  # before anything is measured: it takes a core for half a minute
         with _progress(sum(steps for _, steps, _ in sections)) as step, Stage.open() as stage:
             for name, _, measure in sections:
                 found = results.keep(name, measure(stage, step), folder)

@@ -54,7 +54,7 @@ class Plan(NamedTuple):
 FULL = Plan(
     240_000,
     # The slow ones are given less; a figure per million has settled by then.
-    {"churnwatch": 60_000, "faust_empty": 20_000, "faust_table": 10_000, "quix": 60_000, "bytewax": 60_000},
+    {"churnwatch": 60_000, "faust_empty": 15_000, "faust_table": 8_000, "quix": 60_000, "bytewax": 60_000},
     {
         "churnwatch": 240_000,
         "faust_empty": 80_000,
