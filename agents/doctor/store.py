@@ -107,7 +107,8 @@ def _unreachable(settings: Settings, failure: Failure) -> Finding:
         elif isinstance(cause, ssl.SSLError) and "WRONG_VERSION_NUMBER" in str(cause):
             do = "It does not speak TLS there: write redis:// instead of rediss://, or take the port of its TLS."
         cause = cause.__cause__ or cause.__context__
-    if "closed by server" in why.lower() and settings.redis.url.startswith("redis://"):
+    hung_up = any(said in why.lower() for said in ("closed by server", "connection reset", "broken pipe"))
+    if hung_up and settings.redis.url.startswith("redis://"):
         do = "It hangs up as soon as we speak: does it want TLS? Then write rediss:// instead of redis://."
     return problem(
         "redis.reachable",

@@ -658,6 +658,10 @@ def test_tls_of_redis_is_tried_with_the_right_authority_and_without(
     stranger = redis_report(doctor, server, url=url)
     assert "certificate" in stranger.of("redis.reachable")["why"]
     assert "redis.ca" in stranger.of("redis.reachable")["do"]
+    plain = redis_report(doctor, server, url=f"redis://127.0.0.1:{port}/0")
+    assert "write rediss://" in plain.of("redis.reachable")["do"], plain.of("redis.reachable")
+    not_tls = redis_report(doctor, server, url=f"rediss://127.0.0.1:{server.port}/0")
+    assert "write redis://" in not_tls.of("redis.reachable")["do"]
 
 
 def test_of_a_cluster_every_master_is_looked_at(
