@@ -45,7 +45,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     offer_days: Days = 14.0
     offer_pause_days: Days = 7.0
     offer_repeat_days: Days = 30.0
-    score_change: Probability = 0.05
+    score_change: Probability = 0.1
     deliver_per_minute: Annotated[int, Meta(ge=1)] = 1000
     type_prefix: Annotated[str, Meta(pattern=r"^[a-z0-9]+(\.[a-z0-9-]+)*$")] = "io.churnwatch"
     actions: dict[str, str] = msgspec.field(default_factory=lambda: dict(DEFAULT_ACTIONS))
