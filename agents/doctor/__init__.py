@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from agents.doctor import brokers, state, store
-from agents.findings import Finding, Level, unknown
+from agents.findings import Finding, Level, problem, unknown
 from agents.overview import hushed
 from agents.settings import Settings
 
@@ -69,13 +69,15 @@ def _ended(answer: queue.Queue[list[Finding] | BaseException], section: str, lim
     try:
         found = answer.get(timeout=limit)
     except queue.Empty:
-        name = {"kafka": "Kafka", "redis": "Redis", "state": "State and workers"}[section]
+        said = f"not all questions were answered within {limit:g} seconds."
+        if section == "state":
+            return [unknown("state.all", f"State and workers: {said}", "A server answers late.")]
         return [
-            unknown(
-                f"{section}.reachable" if section != "state" else "state.all",
-                f"{name}: not all questions were answered within {limit:.0f} seconds.",
-                "A server takes connections and answers late or not at all.",
-                "Is it overloaded, stopped in a debugger, or behind a firewall that drops packets?",
+            problem(
+                f"{section}.reachable",
+                f"{section.capitalize()}: {said}",
+                "It takes connections and answers late or not at all; a worker would wait for it as long.",
+                "Is it overloaded, frozen, or behind a firewall that drops packets?",
             )
         ]
     if isinstance(found, BaseException):

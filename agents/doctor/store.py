@@ -110,11 +110,15 @@ def _unreachable(settings: Settings, failure: Failure) -> Finding:
     hung_up = any(said in why.lower() for said in ("closed by server", "connection reset", "broken pipe"))
     if hung_up and settings.redis.url.startswith("redis://"):
         do = "It hangs up as soon as we speak: does it want TLS? Then write rediss:// instead of redis://."
+    if "without any password configured" in why:
+        do = "This user has no password: unset redis.password, or give it one."
+    if "timeout" in why.lower() and settings.redis.url.startswith("rediss://"):
+        do = f"Does it speak TLS there? If not, write redis:// instead of rediss://. {do}"
     return problem(
         "redis.reachable",
         failure.what,
         f"{why.rstrip('.')}. Without Redis nothing is read and nothing kept.",
-        do,
+        do[:1].upper() + do[1:],
     )
 
 
