@@ -21,6 +21,8 @@ DAY: Final = 86_400_000_000
 CLOCK_EVERY: Final = 1000
 """Events after which the clock is told at the latest."""
 LONGEST_WAIT: Final = 0.1
+LEAVE: Final = 2.0
+"""Seconds for what was sent already, when somebody has interrupted the sending."""
 ANY: Final = -1  # librdkafka: the key decides
 
 
@@ -208,6 +210,10 @@ class Sender:
                     f"{len(self._producer)} records were not acknowledged in {self.timeout:.0f} s."
                 )
         self._check()
+
+    def leave(self) -> int:
+        """Gives what was sent a moment to arrive; how many records are not acknowledged then."""
+        return self._producer.flush(LEAVE)
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         if error is None:

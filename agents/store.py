@@ -566,11 +566,15 @@ class Store:
                 f"A Redis key of {self.application} has a type that churnwatch did not give it ({said}): is another "
                 f"program using this database? Choose another `application` name or database."
             ) from error
+        if isinstance(error, InvalidResponse):
+            raise StoreBroken(
+                f"Something else than Redis listens at redis.url ({said}): check its host and port."
+            ) from error
         transient = (
             Unreachable, Unanswered, BusyLoadingError, TryAgainError, ClusterDownError, RedisClusterException,
             OSError, asyncio.TimeoutError,
         )  # fmt: skip
-        if not isinstance(error, transient) and isinstance(error, (ResponseError, InvalidResponse)):
+        if not isinstance(error, transient) and isinstance(error, ResponseError):
             if any(word in said for word in ("LOADING", "MASTERDOWN", "BUSY", "UNBLOCKED")):
                 return
             raise StoreBroken(

@@ -96,6 +96,7 @@ def send(
         call.codec(), ZoneInfo(settings.shop.time_zone), ordered=clock == "record", history=history
     )
     tally = Tally()
+    sender: Sender | None = None
     with _to(call, refused) as write:
         refuse = tally.refusing(write)
         try:
@@ -123,8 +124,10 @@ def send(
                 "what the workers know already changes nothing."
             ) from e  # fmt: skip
         except KeyboardInterrupt:
+            left = 0 if sender is None else sender.leave()
+            doubt = f" {left:,} records of them were not acknowledged." if left else ""
             raise Failure(
-                Code.INTERRUPTED, f"Stopped: {tally.events:,} events had been sent of {file}."
+                Code.INTERRUPTED, f"Stopped: {_events(tally.events)} had been sent of {file}.{doubt}"
             ) from None
     call.out.print(tally.summary(dry_run=dry_run), markup=False)
     if tally.entries == 0 and tally.refused:
