@@ -23,6 +23,11 @@ RATE_OVER: Final = 2.0
 TELLING: Final = 2
 """Purchases from which on a customer has a rhythm to be drawn."""
 _LINES_KEPT = 5
+_SHORTER = (
+    ("A complaint has been open for", "complaint open"),
+    (" and is overdue", ", overdue"),
+    ("The customer said that they are leaving", "says that they are leaving"),
+)
 _hours = re.compile(r"(\d+) hours")
 _WAITING_KEPT = 200
 
@@ -267,10 +272,7 @@ def reasons(alert: Alert) -> list[tuple[str, float]]:
 def _clause(sentence: str) -> str:
     """A sentence without what makes it one; the commonest ones shorter."""
     said = sentence.rstrip(".")
-    for long, short in (
-        ("A complaint has been open for", "complaint open"),
-        (" and is overdue", ", overdue"),
-    ):
+    for long, short in _SHORTER:
         said = said.replace(long, short)
     said = _hours.sub(lambda found: f"{int(found[1]) // 24} days" if int(found[1]) >= 72 else found[0], said)
     return said[:1].lower() + said[1:]

@@ -207,7 +207,7 @@ class Screen(App[int]):
         text = Text("\n").join(rows)
         text.no_wrap = name != "summary"
         text.overflow = "fold" if name == "summary" else "crop"
-        self.query_one(f"#{name}", Static).update(text)
+        self.query_one(f"#{name}", Static).update(text, layout=name == "summary")
 
     def _choose(self) -> None:
         """Which warning to show, and whom to follow."""

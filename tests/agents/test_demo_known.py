@@ -141,7 +141,7 @@ def test_reasons_are_short_and_give_the_value_and_what_is_usual() -> None:
         "complaint open 14 days, overdue"
     )
     lost = Reason(feature="said_lost", contribution=2.0, text="The customer said that they are leaving.")
-    assert because(lost) == "the customer said that they are leaving"
+    assert because(lost) == "says that they are leaving"
     three = alert("a", 1, reasons=(silence(64.0, 28.0), browsing, lost))
     assert reasons(three) == [("silent 64 days (usual 28)", 1.5), ("browsing 9.5 (usual 15.0)", -0.4)]
 
