@@ -31,6 +31,7 @@ RATE = 1000
 LEAVES_EVERY = 20
 LEAVES_AFTER = 1_000
 """So many events after their purchase the customer says that they leave."""
+COMMITS = "churnwatch_commits_total"
 WARM_SECONDS = 8.0
 POLL = 0.002
 """Seconds between two looks at Redis: so much later than it was, at most, an event is seen to be durable."""
@@ -71,8 +72,10 @@ def measure(stage: Stage, seconds: float, step: Callable[[str], None]) -> dict[s
         total = warm + round(seconds * RATE)
         produce(stage.kafka.brokers, prefix + PURCHASES, warm, seen)
         before, own = measured.used(), time.process_time()
+        commits = worker.metric(COMMITS)
         produce(stage.kafka.brokers, prefix + PURCHASES, total, seen)
         used = measured.used().since(before)
+        commits = worker.metric(COMMITS) - commits
         harness = (time.process_time() - own) / used.wall
         measured.until_applied(total, 60)
         measured.until_left()
@@ -93,6 +96,7 @@ def measure(stage: Stage, seconds: float, step: Callable[[str], None]) -> dict[s
         "redis_cores": round(used.redis / used.wall, 3),
         "broker_cores": round(used.broker / used.wall, 3),
         "harness_cores": round(harness, 3),
+        "events_per_commit": round((total - warm) / commits, 1),
         "events": total - warm,
         "alerts": len(there),
     }

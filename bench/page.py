@@ -147,7 +147,8 @@ def _latency(results: Results) -> str:
     cores = ", ".join(
         f"{name} {found[f'{name}_cores']:.2f}" for name in ("worker", "redis", "broker", "harness")
     )
-    said = f"Cores: {cores}. {found['events']:,} events, {found['alerts']:,} alerts."
+    events = f"{found['events']:,} events, {found['events_per_commit']:g} in each commit, {found['alerts']:,} alerts"
+    said = f"Cores: {cores}. {events}."
     title = f"## Latency at {found['events_per_second']:,} events a second"
     return "\n\n".join((title, table(("milliseconds from the producer", "p50", "p99", "worst"), rows), said))
 
