@@ -237,13 +237,16 @@ class Play:
         settings = self._settings
         application = settings.application
         states = [f"{{{application}:p{number}}}:{part}" for number in range(PARTITIONS) for part in _PARTS]
-        with redis.Redis.from_url(settings.redis.url, **settings.redis.options()) as client:
-            for key in (*states, f"{application}:layout"):
-                client.delete(key)
+        try:
+            with redis.Redis.from_url(settings.redis.url, **settings.redis.options()) as client:
+                for key in (*states, f"{application}:layout"):
+                    client.delete(key)
+        except redis.RedisError as error:
+            self._post(Said(f"The keys of {application} are left behind in Redis: {error}"))
         admin = AdminClient({**settings.kafka.librdkafka(), "log_level": 0})
         for name, future in admin.delete_topics(names).items():
             try:
-                future.result(30)
+                future.result(ANSWERS_WITHIN)
             except KafkaException as error:
                 self._post(Said(f"The topic {name} is left behind: {error.args[0].str()}"))
 
@@ -263,6 +266,14 @@ def _create(settings: Settings, names: list[str]) -> None:
         raise DemoError(
             f"Kafka at {brokers} does not answer: {error.args[0].str()}. Check kafka.brokers and its security "
             "settings, or leave --servers away: the demo then brings its own."
+        ) from error
+    try:
+        with redis.Redis.from_url(settings.redis.url, **settings.redis.options()) as client:
+            client.ping()
+    except redis.RedisError as error:
+        raise DemoError(
+            f"Redis does not answer: {error}. Check redis.url and its security settings, or leave --servers away: "
+            "the demo then brings its own."
         ) from error
     wanted = [NewTopic(name, num_partitions=PARTITIONS, replication_factor=1) for name in names]
     for name, future in admin.create_topics(wanted).items():

@@ -125,6 +125,16 @@ def test_a_kafka_that_does_not_answer_is_named(tmp_path: Path) -> None:
     assert "leave --servers away" in said
 
 
+def test_a_redis_that_does_not_answer_is_named_and_no_topic_is_left(kafka: KafkaServer) -> None:
+    servers = {"CHURNWATCH_KAFKA__BROKERS": kafka.brokers, "CHURNWATCH_REDIS__URL": "redis://127.0.0.1:1/0"}
+    with demo("--data", "examples/orders.csv", "--servers", "given", **servers) as process:
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Redis does not answer" in said
+    assert "Traceback" not in said
+    assert not [name for name in kafka.admin().list_topics().topics if name.startswith("demo-")]
+
+
 @pytest.mark.parametrize("data", ["cdnow", "groceries"])
 def test_without_a_network_a_data_set_says_what_to_do_instead(
     data: str, monkeypatch: pytest.MonkeyPatch
