@@ -80,7 +80,7 @@ class Broker:
                 admin.poll(0)  # serves the complaints that are waiting
                 error: KafkaError = e.args[0]
                 waited = time.monotonic() - began
-                if waited >= min(DOUBT, self.patience) and not doubted:
+                if not doubted and (self._refused() or waited >= min(DOUBT, self.patience)):
                     doubted = True
                     self._advice = reach.kafka(self.kafka)
                 healing = error.code() in {KafkaError._TRANSPORT, KafkaError._TIMED_OUT}  # noqa: SLF001 -- public names
@@ -181,6 +181,8 @@ class Broker:
 
     def failure(self, error: KafkaError | None) -> Failure:
         """The failure for an error, with the reason that a client gave before it, where it is a better one."""
+        if self._advice is not None:
+            return Failure(Code.KAFKA, f"Kafka does not answer at {self.name}.", *self._advice[:2])
         codes: Mapping[int, KafkaError] = {c.code(): c for c in self._complaints}
         sasl = codes.get(KafkaError._AUTHENTICATION) or codes.get(KafkaError.SASL_AUTHENTICATION_FAILED)  # noqa: SLF001
         if sasl is not None:
@@ -210,8 +212,6 @@ class Broker:
                 _said(error),
                 "Ask its administrator for the right (ACL) of this user.",
             )
-        if self._advice is not None:
-            return Failure(Code.KAFKA, f"Kafka does not answer at {self.name}.", *self._advice[:2])
         resolve = codes.get(KafkaError._RESOLVE)  # noqa: SLF001
         why = _said(resolve or next(iter(self._complaints), None) or error)
         return Failure(

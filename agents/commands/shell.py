@@ -59,15 +59,28 @@ class Shell:
     @cached_property
     def settings(self) -> Settings:
         """The settings, read when first asked for. Raises :class:`Failure`."""
-        path = self.config
-        if path is None and DEFAULT_FILE.is_file():
-            path = DEFAULT_FILE
+        path = self.config or self._default()
         try:
             return Settings.load(path, self.env, self.flags)
         except SettingsError as e:
             lines = "\n".join(f"  {p.text}" for p in e.problems)
             what = "A setting is wrong:" if len(e.problems) == 1 else "Some settings are wrong:"
             raise Failure(Code.USAGE, what, lines, "All keys: docs/configuration.md.") from e
+
+    @staticmethod
+    def _default() -> Path | None:
+        """The settings file of this folder, where there is one."""
+        try:
+            return DEFAULT_FILE if DEFAULT_FILE.is_file() else None
+        except (
+            OSError
+        ) as e:  # there may be one, and to go on without it would be to go on with other settings
+            raise Failure(
+                Code.USAGE,
+                f"It cannot be seen whether there is a {DEFAULT_FILE} in this folder.",
+                f"{e.strerror}.",
+                "Go to another folder, or name a settings file with --config.",
+            ) from e
 
     def codec(self) -> Codec:
         """What judges events as the worker will. Raises :class:`Failure`."""
