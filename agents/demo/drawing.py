@@ -152,19 +152,21 @@ def _cell(ends: list[int], bottom: int) -> tuple[str, str]:
         start = max(start, end)
     if len(parts) == 1:
         return " ", f"on {parts[0][1]}"
-    if len(parts) > 2:
-        # Two colours are all that a cell can show. The outline of the whole stays exact, of the bands within the
-        # cell the largest ones stand for the others.
-        sky = [part for part in parts if part[1] == PAPER]
-        bands = [part for part in parts if part[1] != PAPER]
-        kept = sorted(bands, key=lambda part: -part[0])[: 2 - len(sky)]
-        if sky:
-            parts = [(8 - sky[0][0], kept[0][1]), sky[0]]
-        else:
-            parts = [part for part in bands if part in kept]
-    (low, below), (high, above) = parts[:2]
-    eighths = min(max(round(8 * low / (low + high)), 1), 7)
-    return _LOWER[eighths - 1], f"{below} on {above}"
+    # Two colours and one boundary are all that a cell can show: the ones with which the least is wrong.
+    _, cut, below, above = min(_drawn_with(parts, place) for place in range(1, len(parts)))
+    return _LOWER[cut - 1], f"{below} on {above}"
+
+
+def _drawn_with(parts: list[tuple[int, str]], place: int) -> tuple[int, int, str, str]:
+    """A cell with its boundary before this part: what is wrong then, where it is, the colours on its sides."""
+    sides = parts[:place], parts[place:]
+    below, above = (max(side, key=lambda part: part[0])[1] for side in sides)
+    wrong = 0
+    for side, shown in zip(sides, (below, above), strict=True):
+        for extent, colour in side:
+            if colour != shown:
+                wrong += extent * (4 if shown == PAPER else 2 if colour == PAPER else 3)
+    return wrong, sum(extent for extent, _ in sides[0]), below, above
 
 
 def legend(known: Known) -> Text:

@@ -296,7 +296,7 @@ class Screen(App[int]):
         text = _heading("Newest warnings")
         churn = self.known.counts["churn", "raised"]
         offers = self.known.counts["upsell", "raised"]
-        told = f"   {churn:,} of customers about to leave"
+        told = f"   {churn:,} of leaving"
         if offers:
             told += f", {offers:,} offers"
         text.append(f"{told}; shown is the most telling one of each moment", FAINT)

@@ -258,17 +258,18 @@ def test_the_chart_gives_each_band_its_share_of_the_height() -> None:
     assert len(COLOURS) == len(BANDS)
 
 
-def test_the_outline_of_the_chart_is_exact_where_three_bands_share_a_cell() -> None:
+def test_where_more_bands_share_a_cell_than_it_can_show_the_least_is_wrong() -> None:
     model = Known(HORIZON)
     model.take([Opened(at(0), at(100), None)])
     model.take(score(f"c{n}", 0, 0.5, band) for n, band in enumerate(["low", "medium", "high"]))
     model.take(score(f"d{n}", 50, 0.5, "low") for n in range(5))
     model.take([Measured(1.0, at(99.9), 8, 0, 8)])
     (row,) = drawing.chart(model, 60, 1)
-    # Three of eight customers in the first half: three eighths, in one colour; all of it later.
+    # Three of eight customers in the first half: their outline; later six eighths low, one medium, one high.
     assert row.plain[drawing.MARGIN + 3] == "▃"
     assert _style(row, drawing.MARGIN + 3).endswith(f"on {drawing.PAPER}")
-    assert not _style(row, drawing.MARGIN + 45).endswith(f"on {drawing.PAPER}")
+    assert row.plain[drawing.MARGIN + 45] == "▆"
+    assert _style(row, drawing.MARGIN + 45).startswith(f"{COLOURS[0]} on ")
 
 
 def _style(row: Text, column: int) -> str:
