@@ -463,7 +463,7 @@ def test_the_settings_file_of_the_folder_is_read(
 ) -> None:
     (tmp_path / "churnwatch.toml").write_text("[policy]\nhigh = 7\n")
     monkeypatch.chdir(tmp_path)
-    assert "policy.high = 7 in the file churnwatch.toml" in run("customers").err
+    assert "policy.high = 7 in line 2 of the file churnwatch.toml" in run("customers").err
 
 
 def test_rates_are_a_second_unless_said_otherwise() -> None:
