@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -172,12 +173,13 @@ def _run(sections: list[Section], folder: Path, *, peers: bool) -> dict[str, Any
     ``peers``: whether it takes their environment.
     """
     found: dict[str, Any] = {}
+    load = os.getloadavg()[0]  # before anything of ours runs: what others do on this machine
     try:
         if peers:
             environment.make()  # before anything is measured: it takes a core for half a minute
         with _progress(sum(steps for _, steps, _ in sections)) as step, Stage.open() as stage:
             for name, _, measure in sections:
-                found = results.keep(name, measure(stage, step), folder)
+                found = results.keep(name, measure(stage, step), load, folder)
     except (Missing, environment.CannotMake) as error:
         _fail(str(error))
     _show(found, folder)

@@ -234,4 +234,6 @@ def _where(results: Results) -> str:
     if not when:
         return ""
     span = when[0] if when[0] == when[-1] else f"{when[0]} to {when[-1]}"
-    return f"Measured {span}. Machine: " + ", ".join(f"{name} {value}" for name, value in said) + "."
+    busy = max(results.get("load_before", {}).values(), default=0.0)
+    load = f"The load average before it was at most {busy:g}: what others did on the machine."
+    return f"Measured {span}. {load} Machine: " + ", ".join(f"{name} {value}" for name, value in said) + "."

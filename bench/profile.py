@@ -61,6 +61,7 @@ def measure(
             "--duration",
             str(seconds),
             "--full-filenames",
+            "--gil",  # a thread that sleeps in C would count as busy
             "--output",
             str(stacks),
         ]

@@ -34,8 +34,11 @@ def read(folder: Path = FOLDER) -> dict[str, Any]:
     return msgspec.json.decode(file.read_bytes()) if file.exists() else {}
 
 
-def keep(section: str, found: Any, folder: Path = FOLDER) -> dict[str, Any]:
-    """Add a section's figures, with the machine, the versions and when; returns all results."""
+def keep(section: str, found: Any, load: float, folder: Path = FOLDER) -> dict[str, Any]:
+    """Add a section's figures, with the machine, the versions and when; returns all results.
+
+    ``load``: the load average of the machine before the run, which is the work of others.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     after = merged(read(folder), section, found)
     said = machine()
@@ -43,6 +46,7 @@ def keep(section: str, found: Any, folder: Path = FOLDER) -> dict[str, Any]:
     after["machine"] = {key: said.pop(key) for key in hardware} | {"processor": processor()}
     after["versions"] = said | peers()
     after["when"] = {**after.get("when", {}), section: datetime.now(UTC).isoformat(timespec="seconds")}
+    after["load_before"] = {**after.get("load_before", {}), section: round(load, 2)}
     (folder / "speed.json").write_bytes(msgspec.json.format(msgspec.json.encode(after), indent=1) + b"\n")
     return after
 

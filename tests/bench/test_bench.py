@@ -206,6 +206,7 @@ KEYS = {
     "profile": (),
     "machine": ("cores", "memory", "processor"),
     "versions": ("python", "kafka", "redis-server", "faust-streaming", "bytewax", "quixstreams"),
+    "load_before": ("engines", "latency"),
     "when": ("engines", "latency", "memory", "sweep", "takeover", "profile"),
 }
 
