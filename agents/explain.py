@@ -10,7 +10,6 @@ Pure: what is read, and from where, is the business of ``agents.commands.explain
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
@@ -19,6 +18,7 @@ import msgspec
 
 from agents.settings import Settings
 from alerts import bands, decide
+from alerts.policy import version as policy_version
 from alerts.reasons import reasons
 from features import matrix
 from features.cold import Cold
@@ -69,11 +69,6 @@ class Part(NamedTuple):
 
     begin: int
     end: int
-
-
-def fingerprint(settings: Settings) -> str:
-    """The version of the policy that alerts carry."""
-    return hashlib.sha256(msgspec.json.encode(settings.policy, order="deterministic")).hexdigest()[:12]
 
 
 def log_odds(probability: float) -> float:
@@ -270,7 +265,7 @@ def replay(
 
 def _changed(told: Told, settings: Settings) -> list[str]:
     """The versions that are others now."""
-    versions, now = told.alert.versions, fingerprint(settings)
+    versions, now = told.alert.versions, policy_version(settings.policy)
     found = []
     if versions.policy != now:
         found.append(f"it was decided under policy {versions.policy}, the settings now are policy {now}")

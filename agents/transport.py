@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 import ssl
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -585,6 +587,7 @@ class App(faust.App):
         super().__init__(
             group,
             broker=";".join(f"kafka://{broker}" for broker in kafka.brokers),
+            broker_client_id=f"churnwatch-{socket.gethostname()}-{os.getpid()}",
             broker_credentials=_credentials(kafka, context),
             broker_max_poll_records=batch,
             broker_session_timeout=kafka.session_timeout,

@@ -8,7 +8,6 @@ exactly as if it were alone, so batch boundaries make no difference.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
@@ -20,7 +19,7 @@ from alerts.ahead import Ahead, Quiet
 from alerts.looks import Grid
 from alerts.offers import Candidate
 from alerts.partition import Ceiling, Partition, Poisoned, Window, unpack
-from alerts.policy import Feeds, Policy
+from alerts.policy import Feeds, Policy, fingerprint, version
 from alerts.reasons import reasons
 from features import matrix
 from features.cold import Cold, bounded_offers
@@ -165,7 +164,7 @@ class Engine:
     """The core of one application. ``inputs``: logical names of its input topics.
 
     ``accepted``: for (topic, partition), the offset up to which invalid records were accepted by the
-    operator and do not count as poison.
+    operator and do not count as poison. ``versions``: of what decides, as alerts carry them.
     """
 
     def __init__(
@@ -192,13 +191,9 @@ class Engine:
         self._accepted = dict(accepted or {})
         self._overdue = round(policy.complaint_overdue_hours * HOUR)
         self._cart_wait = round(policy.cart_hours * HOUR)
-        fingerprint = hashlib.sha256(msgspec.json.encode(policy, order="deterministic"))
-        self._versions = Versions(
-            policy=fingerprint.hexdigest()[:12], model=self.model.version, features=FEATURES_VERSION
-        )
-        fingerprint.update(self.model.source.encode())
+        self.versions = Versions(policy=version(policy), model=self.model.version, features=FEATURES_VERSION)
         self._judged: tuple[dict[str, feeds.Feed] | None, dict[int, bool]] = (None, {})
-        self._known = int.from_bytes(fingerprint.digest()[:4], "big") or 1
+        self._known = int.from_bytes(fingerprint(policy, self.model.source)[:4], "big") or 1
 
     # ---- what the shell asks
 
@@ -638,7 +633,7 @@ class Engine:
             decided_at=at,
             history=delivery == "history",
             position=cause.position(),
-            versions=self._versions,
+            versions=self.versions,
             **known,  # type: ignore[arg-type]  # optional fields, present only when known
         )
         life.leave(cause.order, at, delivery, content)
@@ -651,7 +646,7 @@ class Engine:
             score_source=self.model.source,
             decided_at=at,
             position=cause.position(),
-            versions=self._versions,
+            versions=self.versions,
         )
 
     # ---- all customers of a turn

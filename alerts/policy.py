@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated, Literal
 
 import msgspec
@@ -49,6 +50,18 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deliver_per_minute: Annotated[int, Meta(ge=1)] = 1000
     type_prefix: Annotated[str, Meta(pattern=r"^[a-z0-9]+(\.[a-z0-9-]+)*$")] = "io.churnwatch"
     actions: dict[str, str] = msgspec.field(default_factory=lambda: dict(DEFAULT_ACTIONS))
+
+
+def fingerprint(policy: Policy, *more: str) -> bytes:
+    """A digest of the policy, and of what else decides beside it."""
+    return hashlib.sha256(
+        msgspec.json.encode(policy, order="deterministic") + "".join(more).encode()
+    ).digest()
+
+
+def version(policy: Policy) -> str:
+    """The version of a policy as alerts carry it: the first twelve digits of its digest."""
+    return fingerprint(policy).hex()[:12]
 
 
 class Feeds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

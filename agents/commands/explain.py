@@ -337,7 +337,8 @@ def _part(name: str, weight: float, how: str) -> str:
 
 
 def _policy(told: Told, earlier: list[Told], found: Replay | None, settings: Settings) -> Iterator[str]:
-    from agents.explain import fingerprint, moment  # noqa: PLC0415
+    from agents.explain import moment  # noqa: PLC0415
+    from alerts.policy import version  # noqa: PLC0415
 
     alert, policy = told.alert, settings.policy
     score = found.score if found is not None else None
@@ -385,7 +386,7 @@ def _policy(told: Told, earlier: list[Told], found: Replay | None, settings: Set
     yield f"  {'position':<18}" + ", ".join(
         f"{name} {offset}" for name, offset in sorted(alert.position.items())
     )
-    now = fingerprint(settings)
+    now = version(settings.policy)
     same = "that of the settings" if alert.versions.policy == now else f"the settings are {now} now"
     yield (
         f"  {'versions':<18}policy {alert.versions.policy} ({same}), model {escape(alert.versions.model)}, "

@@ -191,7 +191,7 @@ def test_an_alert_says_what_decided_it_and_nothing_it_does_not_know() -> None:
     assert (content["sequence"], content["score_source"]) == (1, "statistical")
     assert content["position"] == {"contacts": 0, "purchases": 0}
     assert content["versions"] == {
-        "policy": application.engine._versions.policy,
+        "policy": application.engine.versions.policy,
         "model": "prior-0",
         "features": "1",
     }
@@ -612,7 +612,7 @@ def test_the_same_turn_twice_is_the_same_turn() -> None:
 
 def test_a_policy_has_its_fingerprint_and_any_change_another() -> None:
     def version(policy: Policy) -> str:
-        return Application(policy=policy).engine._versions.policy
+        return Application(policy=policy).engine.versions.policy
 
     assert version(Policy()) == version(Policy())
     assert len({version(p) for p in (Policy(), Policy(rise=0.81), Policy(actions={}))}) == 3
