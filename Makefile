@@ -22,6 +22,7 @@ help:
 	@echo '  make test                      what CI runs: ruff, mypy, pytest (5 minutes)'
 	@echo '  make test TESTS=tests/streams  only some of the tests'
 	@echo '  make chaos                     the fault tests at their full counts; results in bench/results/'
+	@echo '  make bench                     speed beside Faust, Quix Streams and bytewax; results in bench/results/'
 	@echo '  make lint                      ruff and mypy alone (seconds)'
 	@echo '  make format                    let ruff put the code in order'
 	@echo '  make lock                      pin the newest versions that pyproject.toml allows, with hashes'
@@ -79,6 +80,12 @@ test: lint
 chaos: $(VENV)/.dev
 	$(VENV)/bin/pytest -m chaos $(TESTS)
 
+# BENCH="latency" measures one section, BENCH="--quick" only proves that it works: docs/speed.md.
+BENCH ?=
+.PHONY: bench
+bench: $(VENV)/.dev
+	$(PYTHON) -m bench $(BENCH)
+
 # A real broker and a real Redis of the demo's own, stopped at its end; their logs stay in deploy/local/run/demo/logs.
 .PHONY: demo
 demo: $(VENV)/.run
@@ -102,5 +109,5 @@ lock: $(VENV)/.dev
 
 .PHONY: clean
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info deploy/local/target
+	rm -rf $(VENV) .venv-bench .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info deploy/local/target
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
