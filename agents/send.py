@@ -152,6 +152,7 @@ class Sender:
         self.acknowledged = 0
         self.timeout = kafka.request_timeout
         self._failure: str | None = None
+        self._polled = time.monotonic()
         self._producer = Producer(
             {
                 **kafka.librdkafka(),
@@ -190,8 +191,10 @@ class Sender:
             else:
                 break
         self.sent += 1
-        if self.sent % 256 == 0:
+        # Often enough for a slow sender to hear of a failure, seldom enough not to slow down a fast one.
+        if self.sent % 256 == 0 or time.monotonic() - self._polled > LONGEST_WAIT:
             self._producer.poll(0)
+            self._polled = time.monotonic()
 
     def run(self, records: Iterable[Outgoing]) -> int:
         """Sends all and waits until all are acknowledged. Returns how many."""
@@ -200,11 +203,12 @@ class Sender:
         self.flush()
         return self.acknowledged
 
-    def flush(self) -> None:
-        """Waits until everything is acknowledged. Raises :class:`SendError`."""
+    def flush(self, tell: Callable[[], None] = lambda: None) -> None:
+        """Waits until everything is acknowledged; ``tell`` is called meanwhile. Raises :class:`SendError`."""
         deadline = time.monotonic() + self.timeout + 5
         while self._producer.flush(LONGEST_WAIT * 5):
             self._check()
+            tell()
             if time.monotonic() > deadline:
                 raise SendError(
                     f"{len(self._producer)} records were not acknowledged in {self.timeout:.0f} s."

@@ -82,7 +82,8 @@ def alerts(
                 show(alert)
             if follow:
                 # From the beginning again, so that what came in between is not missed; the rest is known by id.
-                for alert in _once(broker.read(topic, follow=True), seen):
+                told = broker.read(topic, follow=True, tell=lambda said: call.err.print(said, markup=False))
+                for alert in _once(told, seen):
                     if wanted(alert):
                         show(alert)
     except KeyboardInterrupt:

@@ -138,10 +138,12 @@ class Broker:
         finally:
             consumer.close()
 
-    def read(self, topic: str, *, follow: bool = False) -> Iterator[Message]:
+    def read(
+        self, topic: str, *, follow: bool = False, tell: Callable[[str], None] = lambda _: None
+    ) -> Iterator[Message]:
         """What a topic (Kafka name) holds, from its beginning to its present end, or on and on.
 
-        Raises :class:`Failure` when there is no such topic.
+        ``tell`` hears once of an outage while it is followed. Raises :class:`Failure` when there is no such topic.
         """
         there = self.partitions()
         if topic not in there:
@@ -155,8 +157,18 @@ class Broker:
             consumer.assign([TopicPartition(topic, n, 0) for n in range(there[topic])])
             left = set(range(there[topic]))
             heard = time.monotonic()
+            told = False
+            self._complaints.clear()
             while left or follow:
-                for message in consumer.consume(1000, 0.2):
+                found = consumer.consume(1000, 0.2)
+                away = any(c.code() == KafkaError._ALL_BROKERS_DOWN for c in self._complaints)  # noqa: SLF001
+                if found:
+                    told = False
+                    self._complaints.clear()
+                elif away and follow and not told:
+                    told = True
+                    tell(f"Kafka ({self.name}) does not answer any more. Waiting for it; Ctrl-C ends this.")
+                for message in found:
                     heard = time.monotonic()
                     error = message.error()
                     if error is None:

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from agents import reach
 from agents.commands.kafka import Broker
 from agents.commands.shell import Code, Failure, Shell, examples, instant, shell
 from agents.files import STDIN, Entry, FileError, Reading, Refusal, Refuse, count, read
@@ -113,14 +114,16 @@ def send(
                     entries, route, clock=clock == "record", history=history, until=end, refuse=refuse
                 )
                 sender = Sender(settings.kafka, pace=tally.pace(speed))
-                with _progress(call, tally, total) as tell:
+                with _progress(call, tally, total, sender) as tell:
                     _send(sender, records, tell)
         except FileError as e:
             sent = f" {_events(tally.events)} before it had been sent already." if tally.events else ""
             raise Failure(Code.INPUT, "The file cannot be sent.", e.why, e.todo + sent) from e
         except SendError as e:
+            advice = reach.kafka(settings.kafka)
+            why = f"{e} {advice.why}" if advice else str(e)
             raise Failure(
-                Code.KAFKA, "Sending stopped.", str(e), "What was sent is not taken back; send the file again: "
+                Code.KAFKA, "Sending stopped.", why, "What was sent is not taken back; send the file again: "
                 "what the workers know already changes nothing."
             ) from e  # fmt: skip
         except KeyboardInterrupt:
@@ -157,7 +160,7 @@ def _send(sender: Sender, records: Iterator[Outgoing], tell: Callable[[], None])
         sender.send(record)
         if number % 500 == 0:
             tell()
-    sender.flush()
+    sender.flush(tell)
     tell()
 
 
@@ -258,10 +261,20 @@ def _show(call: Shell, text: str) -> None:
 
 
 @contextlib.contextmanager
-def _progress(call: Shell, tally: Tally, total: int | None) -> Iterator[Callable[[], None]]:
+def _progress(call: Shell, tally: Tally, total: int | None, sender: Sender) -> Iterator[Callable[[], None]]:
     """A bar on a terminal, plain lines elsewhere; both on standard error."""
+    shown = time.monotonic()
+    acknowledged = 0
+
+    def stalled() -> str:
+        """What to add when Kafka has acknowledged nothing since the last time: what is sent then only waits."""
+        nonlocal acknowledged
+        before, acknowledged = acknowledged, sender.acknowledged
+        if before < acknowledged or sender.sent == acknowledged:
+            return ""
+        return f"Kafka acknowledges nothing, {sender.sent - acknowledged:,} records wait"
+
     if not call.err.is_terminal:
-        shown = time.monotonic()
 
         def line() -> None:
             nonlocal shown
@@ -269,11 +282,23 @@ def _progress(call: Shell, tally: Tally, total: int | None) -> Iterator[Callable
                 shown = time.monotonic()
                 at = f", at {rfc3339(tally.last)}" if tally.last is not None else ""
                 of = f" of {total:,}" if total else ""
-                call.err.print(f"{tally.events:,} events sent, line {tally.line:,}{of}{at}", markup=False)
+                stall = stalled()
+                call.err.print(
+                    f"{tally.events:,} events sent, line {tally.line:,}{of}{at}{stall and '; ' + stall}",
+                    markup=False,
+                )
 
         yield line
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=call.err, transient=True) as bar:
         task = bar.add_task("Sending", total=total)
-        yield lambda: bar.update(task, completed=min(tally.line, total or tally.line))
+
+        def update() -> None:
+            nonlocal shown
+            bar.update(task, completed=min(tally.line, total or tally.line))
+            if time.monotonic() - shown >= TELL_EVERY:
+                shown = time.monotonic()
+                bar.update(task, description=stalled() or "Sending")
+
+        yield update

@@ -523,6 +523,49 @@ def test_ctrl_c_ends_every_command_with_130_and_without_a_traceback(tmp_path: Pa
                 connection.close()
 
 
+def test_a_broker_that_goes_away_is_told_to_who_sends_and_to_who_follows(
+    own_kafka: Callable[..., KafkaServer], tmp_path: Path
+) -> None:
+    kafka = own_kafka()
+    kafka.create_topics(["purchases", "alerts"], 1)
+    producer = Producer({"bootstrap.servers": kafka.brokers, "log_level": 0})
+    producer.produce("alerts", b'{"customer":"c"}', b"c", headers=[("ce_id", b"1")])
+    assert producer.flush(20) == 0
+    orders(tmp_path / "orders.csv", 3000)
+    flags = (
+        "--brokers", kafka.brokers, "--set", "kafka.inputs=purchases", "--set", "kafka.session_timeout=1",
+        "--set", "kafka.request_timeout=2",
+    )  # fmt: skip
+    follow = begin(*flags, "alerts", "--follow", "--json")
+    send = begin(*flags, "send", "--rate", "100/s", str(tmp_path / "orders.csv"))
+    assert follow.stdout is not None
+    assert follow.stderr is not None
+    assert json.loads(follow.stdout.readline())["customer"] == "c"
+    wait_until(lambda: written(kafka, "purchases") > 5, 30, "some are sent", every=0.1)
+    kafka.kill()
+    said = end(send)
+    explains(
+        said,
+        Code.KAFKA,
+        "Sending stopped",
+        "nothing listens at",
+        "had been acknowledged",
+        "send the file again",
+    )
+    assert f"Kafka ({kafka.brokers}) does not answer any more" in follow.stderr.readline()
+    follow.send_signal(signal.SIGINT)
+    assert end(follow) == Said(Code.DONE, "", "")
+
+
+def written(kafka: KafkaServer, topic: str) -> int:
+    """Records on the one partition of a topic."""
+    reader = Consumer({"bootstrap.servers": kafka.brokers, "group.id": "none", "log_level": 0})
+    try:
+        return int(reader.get_watermark_offsets(TopicPartition(topic, 0), timeout=5)[1])
+    finally:
+        reader.close()
+
+
 def test_ctrl_c_in_the_middle_of_a_file_says_how_much_was_sent(
     place: Place, kafka: KafkaServer, tmp_path: Path
 ) -> None:
@@ -530,16 +573,13 @@ def test_ctrl_c_in_the_middle_of_a_file_says_how_much_was_sent(
     kafka.create_topics([topic], 1)
     orders(tmp_path / "orders.csv", 1000)
     process = begin(*place.flags, "send", "--rate", "20/s", str(tmp_path / "orders.csv"))
-    reader = Consumer({"bootstrap.servers": kafka.brokers, "group.id": "none", "log_level": 0})
-    at = TopicPartition(topic, 0)
-    wait_until(lambda: reader.get_watermark_offsets(at, timeout=5)[1] > 5, 30, "some are sent", every=0.1)
+    wait_until(lambda: written(kafka, topic) > 5, 30, "some are sent", every=0.1)
     process.send_signal(signal.SIGINT)
     said = end(process, 10)
     explains(said, Code.INTERRUPTED, "Stopped: ", "events had been sent of")
     (events,) = re.findall(r"Stopped: (\d+) events", said.err)
     clocks = 1 + int(events) // 200  # one at each midnight that was passed
-    assert int(events) <= reader.get_watermark_offsets(at, timeout=5)[1] <= int(events) + clocks
-    reader.close()
+    assert int(events) <= written(kafka, topic) <= int(events) + clocks
 
 
 # ---- settings and flags
