@@ -202,7 +202,9 @@ class Play:
 
     def _hold_back(self, _: Outgoing) -> None:
         if self._produced >= self._next_check:
-            ahead = AHEAD if self._tempo.speed == math.inf else AHEAD_WATCHED
+            ahead = AHEAD if not self._watched else AHEAD_WATCHED
+            if self._watched and self._tempo.speed == math.inf:
+                ahead = AHEAD // 4
             self._until(lambda: self._produced - self._listening.applied < ahead)
             self._next_check = self._produced + ahead // 4
         self._produced += 1
