@@ -69,14 +69,16 @@ def test_the_walk_through_of_the_front_page_works(
     said: dict[str, str] = {}
     try:
         for line in walk:
-            words = shlex.split(line.removesuffix("&"))
+            words = line.removesuffix("&").split()
             if words[0] == "export":
                 env.update((word.split("=", 1)[0], word.split("=", 1)[1]) for word in words[1:])
                 continue
-            command = [sys.executable, "-m", "agents.cli", *words[1:]]
             if line.endswith("&"):
+                command = [sys.executable, "-m", "agents.cli", *words[1:]]
                 worker = subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.DEVNULL)
                 continue
+            # As a shell runs it: one command may ask another.
+            command = ["bash", "-c", f'churnwatch() {{ "{sys.executable}" -m agents.cli "$@"; }}; {line}']
             if words[1] == "alerts" and "alerts" not in said:
                 _until_quiet(redis_server, application)
             done = subprocess.run(
@@ -90,6 +92,7 @@ def test_the_walk_through_of_the_front_page_works(
         assert '"transition":"raised"' in said["alerts --kind churn.raised --json"].replace(" ", "")
         assert '"churn_probability"' in said["customers --json"]
         assert "c000045" in said["customer c000045"]
+        assert any("the same decision" in text for words, text in said.items() if words.startswith("explain"))
     finally:
         if worker is not None:
             worker.send_signal(signal.SIGTERM)
