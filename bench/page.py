@@ -66,7 +66,9 @@ def _shown(value: Any) -> str:
         return "–"
     if isinstance(value, int) or abs(value) >= 1000:
         return f"{value:,.0f}"
-    return f"{value:.4f}".rstrip("0").rstrip(".") if abs(value) < 0.1 else f"{value:.1f}".removesuffix(".0")
+    digits = 1 if abs(value) >= 1 else 2 if abs(value) >= 0.1 else 4
+    text = f"{value:.{digits}f}"
+    return text.rstrip("0").rstrip(".")
 
 
 def _aims(results: Results) -> str:
