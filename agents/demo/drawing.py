@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from rich.text import Text
 
 from agents.demo.known import BANDS, Customer, Episode, Known, reasons
-from agents.demo.summary import day
+from agents.demo.summary import day, in_days
 from features.shop import DAY, MICROS
 from streams.alerts import Alert
 
@@ -296,12 +296,12 @@ def _outcome(known: Known, episode: Episode, bought: list[int]) -> Text:
     if since is not None:
         late = since > warned + known.horizon
         verdict = f"right, nothing for {days} days" if late else "it was wrong"
-        text = f"Bought again {(since - warned) / DAY:.0f} days after the warning: {verdict}."
+        text = f"Bought again {in_days((since - warned) / DAY)} after the warning: {verdict}."
         return Text(text, COLOURS[1] if late else COLOURS[0])
     passed = (known.at - warned) / DAY
     if known.at >= warned + known.horizon:
-        return Text(f"No purchase in the {passed:.0f} days since: the warning was right.", COLOURS[2])
-    return Text(f"No purchase in the {passed:.0f} days since; from {days} on it counts as right.", FAINT)
+        return Text(f"No purchase in the {in_days(passed)} since: the warning was right.", COLOURS[2])
+    return Text(f"No purchase in the {in_days(passed)} since; from {days} on it counts as right.", FAINT)
 
 
 # ---- warnings

@@ -30,6 +30,7 @@ _SHORTER = (
 )
 _hours = re.compile(r"(\d+) hours")
 _WAITING_KEPT = 200
+_SHOWN_KEPT = 12
 
 
 class Scored(NamedTuple):
@@ -229,6 +230,7 @@ class Headlines:
         self._customers = customers
         self._waiting: deque[Alert] = deque(maxlen=_WAITING_KEPT)
         self._last = ""
+        self._shown: deque[str] = deque(maxlen=_SHOWN_KEPT)
 
     def offer(self, alert: Alert) -> None:
         """One that was raised."""
@@ -242,12 +244,14 @@ class Headlines:
         chosen = max(other or self._waiting, key=self._telling)
         self._waiting.clear()
         self._last = chosen.kind
+        self._shown.append(chosen.customer)
         return chosen
 
-    def _telling(self, alert: Alert) -> tuple[int, int, int]:
+    def _telling(self, alert: Alert) -> tuple[bool, int, int, int]:
         customer = self._customers.get(alert.customer)
         bought = len(customer.purchases) if customer else 0
-        return min(len(alert.reasons) + len(alert.offers), 2), bought, alert.decided_at
+        reasons = min(len(alert.reasons) + len(alert.offers), 2)
+        return alert.customer not in self._shown, reasons, bought, alert.decided_at
 
 
 def because(reason: Reason) -> str:

@@ -238,20 +238,21 @@ def day(at: int) -> str:
     return f"{moment.day} {moment:%b %Y}"
 
 
-def _days(days: float) -> str:
+def in_days(days: float) -> str:
+    """A number of days for people."""
     return "1 day" if round(days) == 1 else f"{days:.0f} days"
 
 
 def _early(days: float) -> str:
     if round(days) == 0:
         return "on the same day as"
-    return f"{_days(days)} before" if days > 0 else f"{_days(-days)} after"
+    return f"{in_days(days)} before" if days > 0 else f"{in_days(-days)} after"
 
 
 def _span(low: float, high: float) -> str:
     """From the one that came latest to the one that came earliest."""
     if low > 0:
-        return f"{low:.0f} to {_days(high)} before"
+        return f"{low:.0f} to {in_days(high)} before"
     if high < 0:
-        return f"{-high:.0f} to {_days(-low)} after"
-    return f"from {_days(-low)} after to {_days(high)} before"
+        return f"{-high:.0f} to {in_days(-low)} after"
+    return f"from {in_days(-low)} after to {in_days(high)} before"

@@ -126,6 +126,11 @@ def test_of_many_warnings_the_most_telling_one_is_shown_and_offers_take_turns() 
     assert second is not None
     assert second.kind == "upsell"
     assert model.headlines.pick() is None
+    # Both were shown of late; who was not comes before them.
+    model.take([Bought("new", at(1)), alert("often", 60), alert("new", 60)])
+    third = model.headlines.pick()
+    assert third is not None
+    assert third.customer == "new"
 
 
 def test_reasons_are_short_and_give_the_value_and_what_is_usual() -> None:
