@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import resource
+import selectors
 import signal
 import socket
 import subprocess
@@ -203,9 +204,9 @@ def test_kafka_that_wants_a_password_or_tls_or_does_not_is_explained_to_commands
             explains(said, Code.KAFKA, *words)
             assert "hunter2" not in said.err
         workers = [
-            Place(brokers, redis_server.url, "secure").worker(*flags) for brokers, flags, _ in cases[:3]
+            Place(brokers, redis_server.url, "secure").worker(*flags) for brokers, flags, _ in cases[1:3]
         ]
-        for (_, _, words), said in zip(cases[:3], together(*workers), strict=True):
+        for (_, _, words), said in zip(cases[1:3], together(*workers), strict=True):
             explains(said, Code.KAFKA, words[0], words[1].rpartition("_file")[0] or words[1])
             assert "hunter2" not in said.err
 
@@ -263,7 +264,7 @@ def test_an_unknown_application_and_an_unknown_customer_are_not_found(
 # ---- topics and state that do not fit
 
 
-def test_missing_and_unequal_topics_and_another_layout_are_refused_with_what_to_do(
+def test_unequal_topics_and_another_layout_are_refused_with_what_to_do(
     place: Place, kafka: KafkaServer, redis_server: RedisServer, tmp_path: Path
 ) -> None:
     (tmp_path / "orders.csv").write_text(ORDERS)
@@ -275,15 +276,13 @@ def test_missing_and_unequal_topics_and_another_layout_are_refused_with_what_to_
             stored = json.dumps({"partitions": layout.partitions, "clock": layout.clock})
             client.set(f"{name}-{layout.clock}:layout", stored)
     both = ("--set", "kafka.inputs=purchases,browses")
-    absent, worker, send, topics, clock, count = together(
-        place.worker("--set", "kafka.inputs=purchases,contacts"),
+    worker, send, topics, clock, count = together(
         place.worker(*both),
         [*place.flags, *both, "send", str(tmp_path / "orders.csv")],
         [*place.flags, *both, "topics", "create"],
         place.worker("--application", f"{name}-wall"),
         place.worker("--application", f"{name}-record"),
     )
-    explains(absent, Code.USAGE, f"Topics are missing: {name}.contacts", "churnwatch topics create")
     for said in (worker, send, topics):
         explains(said, Code.USAGE, "number", "of partitions", f"{name}.purchases", f"{name}.browses", "reate")
     explains(clock, Code.USAGE, "clock.mode = wall, the settings say record", "Set clock.mode = wall")
@@ -296,22 +295,15 @@ def test_missing_and_unequal_topics_and_another_layout_are_refused_with_what_to_
 def test_a_port_that_is_taken_is_said_with_who_has_it_and_how_to_choose_another(
     place: Place, web: int
 ) -> None:
-    taken, elsewhere, debugged = together(
+    taken, elsewhere = together(
         [*place.flags, "worker", "--http-port", str(web)],
-        [*place.flags, "worker", "--http-host", "192.0.2.1", "--http-port", "0"],
-        [*place.flags, "--debug", "worker", "--http-port", str(web)],
+        [*place.flags, "--debug", "worker", "--http-host", "192.0.2.1", "--http-port", "0"],
     )
-    explains(
-        taken,
-        Code.PORT,
-        f"127.0.0.1:{web}",
-        f"(process {os.getpid()}) listens there",
-        "--http-port",
-        "0 takes any",
-    )
-    explains(elsewhere, Code.PORT, "192.0.2.1", "no such address", "--http-host")
-    assert debugged.code == Code.PORT
-    assert "Traceback" in debugged.err
+    mine = f"(process {os.getpid()}) listens there"
+    explains(taken, Code.PORT, f"127.0.0.1:{web}", mine, "--http-port", "0 takes any")
+    assert elsewhere.code == Code.PORT
+    for word in ("Traceback", "192.0.2.1", "no such address", "--http-host"):
+        assert word in elsewhere.err
 
 
 # ---- Redis out of memory, a disk that is full
@@ -500,27 +492,32 @@ def test_a_disk_that_is_full_and_a_reader_that_goes_away_leave_no_traceback(
 
 
 def test_ctrl_c_ends_every_command_with_130_and_without_a_traceback(tmp_path: Path) -> None:
-    with socket.socket() as deaf:  # takes connections, and never says a word
-        deaf.bind(("127.0.0.1", 0))
-        deaf.listen(50)
-        port = deaf.getsockname()[1]
-        (tmp_path / "orders.csv").write_text(ORDERS)
-        flags = ("--brokers", f"127.0.0.1:{port}", "--redis", f"redis://127.0.0.1:{port}/0")
-        calls = (
-            ["alerts", "--follow"], ["send", str(tmp_path / "orders.csv")], ["topics", "create"], ["dlq", "list"],
-            ["dlq", "replay", "--all"], ["customers"], ["customer", "c"],
-        )  # fmt: skip
-        for group in (calls[:4], calls[4:]):
-            processes = [begin(*flags, *call) for call in group]
-            deaf.settimeout(30)
-            held = [deaf.accept()[0] for _ in processes]
-            for process in processes:
-                process.send_signal(signal.SIGINT)
-            for call, said in zip(group, [end(process, 20) for process in processes], strict=True):
-                ended = Code.DONE if "--follow" in call else Code.INTERRUPTED
-                assert (said.code, "Traceback" in said.err) == (ended, False), (call, said)
-            for connection in held:
-                connection.close()
+    (tmp_path / "orders.csv").write_text(ORDERS)
+    calls = (
+        ["alerts", "--follow"], ["send", str(tmp_path / "orders.csv")], ["topics", "create"], ["dlq", "list"],
+        ["dlq", "replay", "--all"], ["customers"], ["customer", "c"],
+    )  # fmt: skip
+    with contextlib.ExitStack() as stack, selectors.DefaultSelector() as waiting:
+        processes = []
+        for call in calls:
+            # Each calls a server of its own, which takes connections and never says a word.
+            deaf = stack.enter_context(socket.socket())
+            deaf.bind(("127.0.0.1", 0))
+            deaf.listen(10)
+            address = "{}:{}".format(*deaf.getsockname())
+            process = begin("--brokers", address, "--redis", f"redis://{address}/0", *call)
+            processes.append(process)
+            waiting.register(deaf, selectors.EVENT_READ, process)
+        while waiting.get_map():
+            connected = waiting.select(60)
+            assert connected
+            for key, _ in connected:
+                key.data.send_signal(signal.SIGINT)
+                waiting.unregister(key.fileobj)
+        for call, process in zip(calls, processes, strict=True):
+            said = end(process, 30)
+            code = Code.DONE if "--follow" in call else Code.INTERRUPTED
+            assert (said.code, "Traceback" in said.err) == (code, False), (call, said)
 
 
 def test_a_broker_that_goes_away_is_told_to_who_sends_and_to_who_follows(
