@@ -300,6 +300,7 @@ class Worker:
         began = time.monotonic()
         self.metrics.batches.labels(logical).inc()
         async with self.ownership.lock(batch.partition):
+            batch.taken = True
             owned = self.ownership.get(batch.partition)
             if owned is None or self.app.consumer.void(batch):
                 self.metrics.stale_batches.labels(logical).inc()

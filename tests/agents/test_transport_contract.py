@@ -245,6 +245,44 @@ def test_the_scheduler_cuts_by_partition_and_says_where_each_batch_begins() -> N
     assert cut == [(TP("a", 0), 2, [3, 4], 6), (TP("a", 0), 5, [8], 6), (TP("b", 0), 0, [0], 6)]
 
 
+def fetched(offsets: list[int], prev: int, epoch: int = 1) -> transport.Fetched:
+    found = transport.Fetched({TP("a", 0): [record(offset) for offset in offsets]})
+    found.prev, found.epoch = {TP("a", 0): prev}, epoch
+    return found
+
+
+@pytest.mark.parametrize(
+    ("offsets", "prev", "epoch", "taken", "joins"),
+    [
+        ([3, 4], 3, 1, False, True),
+        ([3, 4], 3, 1, True, False),
+        ([5, 6], 5, 1, False, False),
+        ([3, 4], 3, 2, False, False),
+        ([3, 4, 5, 6], 3, 1, False, False),
+    ],
+    ids=["right behind", "already taken up", "behind a hole", "popped after a seek", "no room"],
+)
+def test_what_is_fetched_joins_a_batch_that_waits_where_it_follows_and_there_is_room(
+    offsets: list[int], prev: int, epoch: int, taken: bool, joins: bool
+) -> None:
+    scheduler = type("Five", (transport.BatchScheduler,), {"size": 5})()
+    ((_, first),) = scheduler.iterate(fetched([1, 2], 1))
+    first.taken = taken
+    after = [batch for _, batch in scheduler.iterate(fetched(offsets, prev, epoch))]
+    assert [r.offset for r in first.records] == ([1, 2, *offsets] if joins else [1, 2])
+    assert first.offset == first.records[-1].offset
+    assert [r.offset for batch in after for r in batch.records] == ([] if joins else offsets)
+
+
+def test_nothing_joins_a_batch_of_before_a_rebalance() -> None:
+    scheduler = transport.BatchScheduler()
+    ((_, first),) = scheduler.iterate(fetched([1, 2], 1))
+    scheduler.forget()
+    ((_, second),) = scheduler.iterate(fetched([3], 3))
+    assert len(first.records) == 2
+    assert [r.offset for r in second.records] == [3]
+
+
 @pytest.mark.parametrize("members", [1, 2, 3, 4, 7])
 def test_the_assignor_never_splits_a_number_and_spreads_them_evenly(members: int) -> None:
     topics = ["a", "b", "c"]

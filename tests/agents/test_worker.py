@@ -241,14 +241,16 @@ def test_a_worker_that_starts_before_redis_waits_for_it(
     shell: Shell, topics: Topics, own_redis: Callable[..., RedisServer]
 ) -> None:
     redis = own_redis()
-    shell.redis_url, shell.patience, shell.timeout = redis.url, 0.6, 0.5
+    shell.redis_url, shell.patience, shell.timeout = redis.url, 15, 0.5
     redis.stop()
     topics("purchases", "alerts", partitions=1)
 
     async def body() -> None:
         shell.send("purchases", ["c1"])
+        loop = asyncio.get_running_loop()
+        starting = loop.call_later(1.0, lambda: loop.run_in_executor(None, redis.start))
         async with shell.worker():
-            await asyncio.to_thread(redis.start)
+            assert starting.when() < loop.time(), "it was not there at first"
             await eventually(lambda: shell.counted(1) == 1)
 
     run(body())
