@@ -198,7 +198,7 @@ class Worker:
         patience = min(BROKER_PATIENCE, self.settings.worker.startup_deadline)
         found = await transport.topic_partitions(self.settings.kafka, patience)
         check_counts({topic: found.get(topic, 0) for topic in self.logical})
-        await self._check_redis()
+        await self._check_redis(patience)
         if not transport.running_loop_is_fast():
             log.info("The event loop is not uvloop's: an eighth slower")
         for run in (self._keep_relaying, self._keep_sweeping, self._keep_claiming):
@@ -212,15 +212,28 @@ class Worker:
             raise self.failed.result()
         starting.result()
 
-    async def _check_redis(self) -> None:
+    async def _check_redis(self, patience: float) -> None:
         """Before others stand still for our joining: a Redis that is not there at the start is hardly an outage."""
-        try:
-            await self.store.layout()
-        except StoreAway as error:
-            redis = self.settings.redis
-            advice = await asyncio.to_thread(reach.redis, redis)
-            said = f"{advice.why} {advice.todo}" if advice else str(error)
-            raise StoreBroken(f"Redis does not answer at {redacted(redis.url)}. {said}") from error
+        redis = self.settings.redis
+        end = time.monotonic() + patience
+        while True:
+            try:
+                await self.store.layout()
+            except StoreAway as error:
+                advice = await asyncio.to_thread(reach.redis, redis)
+                left = end - time.monotonic()
+                if left <= 0 or (advice and advice.final):
+                    said = f"{advice.why} {advice.todo}" if advice else str(error)
+                    raise StoreBroken(f"Redis does not answer at {redacted(redis.url)}. {said}") from error
+                log.warning(
+                    "Redis does not answer at %s yet: %s Trying again for %.0f s",
+                    redacted(redis.url),
+                    advice.why if advice else f"{error}.",
+                    left,
+                )
+                await asyncio.sleep(min(RECLAIM_PAUSE, left))
+            else:
+                return
 
     async def stop(self) -> None:
         """Leave the group and close what is open. What is being done is void or committed."""
