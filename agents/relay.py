@@ -62,7 +62,7 @@ class Relay:
         self._live = live
 
     async def carry(self, lease: Lease) -> int:
-        """Carry all that waits of one partition number; how many messages left.
+        """Carry all that waits now of one partition number; how many messages left.
 
         Raises what kept a message from being acknowledged, after those that were are removed.
         """
@@ -74,6 +74,8 @@ class Relay:
             self._metrics.stage_in.labels("relay").inc(len(waiting))
             total += await self._send(lease, waiting)
             self._metrics.stage_last.labels("relay").set(time.time())
+            if len(waiting) < COUNT:
+                break  # whoever commits more says so
         return total
 
     async def _send(self, lease: Lease, waiting: Sequence[Waiting]) -> int:

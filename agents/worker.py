@@ -185,6 +185,7 @@ class Worker:
         self._withheld: Counter[str] = Counter()
         self._withheld_at = 0.0
         self._outgoing = asyncio.Event()
+        self._left_something: set[int] = set()
         self._dropped = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -484,6 +485,7 @@ class Worker:
             self.metrics.stage_out.labels("commit").inc()
             self.metrics.stage_last.labels("commit").set(time.time())
             if write.out:
+                self._left_something.add(owned.number)
                 self._outgoing.set()
         elif outcome is Outcome.LOST:
             self.metrics.fenced.inc()
@@ -559,6 +561,7 @@ class Worker:
         numbers = self.ownership.numbers()
         self.metrics.claimed.set(len(numbers))
         log.info("Generation %d: claimed partitions %s", generation, ", ".join(map(str, numbers)) or "none")
+        self._left_something.update(numbers)
         self._outgoing.set()
 
     # ---- silence
@@ -669,9 +672,18 @@ class Worker:
     # ---- what leaves
 
     async def _keep_relaying(self) -> None:
+        looked = 0.0
         while not self._stopping:
             await _set_within(self._outgoing, RELAY_INTERVAL)
-            for number in self.ownership.numbers():
+            numbers = self.ownership.numbers()
+            if time.monotonic() < looked + RELAY_INTERVAL:
+                # At a low rate nearly every commit leaves something: a look at all outboxes each time costs more
+                # than what is carried.
+                numbers = [number for number in numbers if number in self._left_something]
+            else:
+                looked = time.monotonic()
+            self._left_something.clear()
+            for number in numbers:
                 owned = self.ownership.get(number)
                 if owned is None:
                     continue
