@@ -16,6 +16,7 @@ help:
 	@echo
 	@echo '  make demo                      real customers of a real shop, warnings as they are raised'
 	@echo '  make demo DATA=simulated       a made-up shop with browsing and complaints, and a known truth'
+	@echo '  make demo DATA=groceries       baskets of a grocery chain, with offers by category'
 	@echo '  make demo DATA=path/to/file    your own CSV, NDJSON or Parquet (columns: README.md)'
 	@echo '  make demo SERVERS=local        the same on a real Apache Kafka and Redis (needs Java 17, Maven, redis-server)'
 	@echo
@@ -106,6 +107,7 @@ COMPILE = $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 -
 lock: $(VENV)/.dev
 	$(COMPILE) --upgrade pyproject.toml --extra embedded --group build --output-file requirements.txt
 	$(COMPILE) --upgrade --group dev --constraints requirements.txt --output-file requirements-dev.txt
+	$(COMPILE) --upgrade bench/requirements.in --output-file bench/requirements.txt
 
 .PHONY: clean
 clean:
