@@ -137,9 +137,10 @@ class _Life:
         self.grown = False
         self.stagger = stagger
         self.drafts: list[_Draft] = []
-        # What was known, and after which instant, when a look was set or brought forward: customer, cold part,
-        # instant, the look beside the grid. The first entry of a turn may lie on a look that was stored.
-        self.quiet: list[tuple[Customer, Cold, int, int]] = []
+        # What was known, and after which instant, when a look was set or brought forward: customer, cold part
+        # (None: as it was before, so that offers are where they were), instant, the look beside the grid. Beside
+        # them stands the look that was stored.
+        self.quiet: list[tuple[Customer, Cold | None, int, int]] = []
         self.stored = hot.standing.look
 
     def look_after(self, at: int) -> None:
@@ -147,9 +148,9 @@ class _Life:
         self.quiet = [(self.customer, self.cold, at, 0)]
         self.stored = 0
 
-    def look_sooner(self, after: int, soon: int) -> None:
-        """What is known now may call for a look after ``after``, the first of them at ``soon``."""
-        self.quiet.append((self.customer, self.cold, after, soon))
+    def look_sooner(self, after: int, soon: int, cold: Cold | None) -> None:
+        """What is known now may call for a look after ``after``, the first of them at ``soon`` (0: on the grid)."""
+        self.quiet.append((self.customer, cold, after, soon))
 
     def leave(self, place: int, at: int, delivery: Delivery, content: Alert | Score) -> None:
         """Drafts what goes out, in the place of its cause."""
@@ -485,8 +486,11 @@ class Engine:
             if customer.orders:
                 after = max(after, item.at)
                 soon = self._grid.next(item.at, life.stagger, after)
-                standing.look = min(standing.look, soon) if standing.look else soon
-                life.look_sooner(after, soon)
+                if not standing.look:
+                    # Nobody has looked ahead: what could be offered is not known without the cold part.
+                    standing.look = life.stored = soon
+                standing.look = min(standing.look, soon)
+                life.look_sooner(after, soon, life.cold if touches_cold(item.event) else None)
             return
         if customer.orders:
             standing.look = self._grid.next(customer.last_decisive, life.stagger, after)
@@ -509,10 +513,10 @@ class Engine:
                 return
             counts["fired",] += 1
             held = False
-            if at == standing.look:
+            looked = at == standing.look
+            if looked:
                 counts["look",] += 1
                 standing.look = self._grid.next(life.customer.last_decisive, life.stagger, at)
-                life.look_after(at)
                 held = self._feed_silent(partition, at)
             if at == standing.cart_due:
                 standing.cart_due = 0
@@ -522,6 +526,7 @@ class Engine:
                 held = False
             if held:
                 counts["held",] += 1
+                life.look_after(at)
                 continue
             if self._history(partition, at, cause.history):
                 delivery: Delivery = "history"
@@ -529,6 +534,11 @@ class Engine:
                 delivery = "silent" if self._unannounced(standing) else "live"
             placed = cause._replace(order=at) if cause.order == _TIMER else cause
             yield from self._decide(life, max(at, standing.at), delivery, placed, counts, silent=True)
+            if looked:
+                life.look_after(at)
+            else:
+                # An episode may have opened, a complaint is overdue: what was seen ahead is no longer true.
+                life.look_sooner(at, 0, life.cold)
 
     def _history(self, partition: Partition, at: int, marked: bool) -> bool:
         """Whether a decision at ``at`` is history: marked so, or before go-live under the wall clock."""
@@ -571,7 +581,8 @@ class Engine:
         writes = score is not None and (
             band != standing.written_band or abs(score.churn - standing.written) >= self.policy.score_change
         )
-        known = standing.known == self._known and standing.history == (delivery == "history")
+        # The first live look after history ends what is silent about it, and the first of a new policy likewise.
+        known = standing.known == self._known and (delivery == "history" or not standing.history)
         if silent and known and not transitions and not writes:
             return
         for transition in transitions:
@@ -708,7 +719,7 @@ class Engine:
             paused = standing.offered and round(standing.offered + self.policy.offer_pause_days * DAY)
             for customer, cold, after, soon in life.quiet:
                 offer = 0
-                if standing.upsell is None and not customer.open_since:
+                if cold is not None and standing.upsell is None and not customer.open_since:
                     offer = offers.earliest(customer, cold, max(after, paused), self.policy)
                 silent.append(life)
                 asked.append(Quiet(customer, standing, life.stagger, after, soon, offer))

@@ -8,6 +8,8 @@ from copy import copy
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from alerts.engine import _Cause, _Life
 from alerts.policy import Feeds, Policy
@@ -15,6 +17,7 @@ from features.shop import DAY
 from streams.topics import INPUTS, PURCHASES
 from tests.application import START, Application, Log, Row
 from tests.laws import mix
+from tests.laws.test_batches import lives
 
 POLICIES = [
     Policy(),
@@ -42,6 +45,17 @@ def test_looking_ahead_says_the_same_as_looking_at_every_instant_of_the_grid(pol
     everywhere.run(rows)
     assert ahead.by_customer() == everywhere.by_customer()
     assert ahead.counts["look",] < 0.7 * everywhere.counts["look",]
+
+
+@settings(derandomize=True, max_examples=150, deadline=None)
+@given(lives(), st.sampled_from(POLICIES))
+def test_no_history_is_found_in_which_looking_at_every_instant_says_more(log: Log, policy: Policy) -> None:
+    rows = only_what_decides(log.rows)
+    ahead = Application((PURCHASES,), policy=policy).run(rows)
+    everywhere = Application((PURCHASES,), policy=policy)
+    everywhere.engine._look_far = lambda lives: None  # type: ignore[method-assign]
+    everywhere.run(rows)
+    assert ahead.by_customer() == everywhere.by_customer()
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -74,7 +88,8 @@ def test_every_look_that_is_left_out_would_have_changed_nothing(policy: Policy, 
                         left_out += 1
                         if left_out % 7:  # a seventh of them will do
                             continue
-                        assert_nothing_to_say(life, customer, cold, at)
+                        known = life.cold if cold is None else cold
+                        assert_nothing_to_say(life, customer, known, at)
 
     def assert_nothing_to_say(life: _Life, customer: Any, cold: Any, at: int) -> None:
         copied = copy(customer)

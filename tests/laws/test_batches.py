@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from alerts.policy import Feeds, Policy
 from features.customer import Customer
 from features.shop import HOUR
+from streams import events as ev
 from streams.topics import INPUTS, PURCHASES
 from tests.application import START, Application, Log
 from tests.laws import mix
@@ -75,7 +76,7 @@ def lives(draw: st.DrawFn) -> Log:
         hour += draw(st.sampled_from([0, 0, 1, 4, 20, 24, 200, 800]))
         at = START + hour * HOUR - draw(st.sampled_from([0, 0, 0, 1, 30, 400])) * HOUR
         customer = draw(st.sampled_from(["ann", "bob", "cas"]))
-        what = draw(st.integers(0, 9))
+        what = draw(st.integers(0, 11))
         history = draw(st.sampled_from([False, False, True]))
         if what <= 2:
             log.tick(START + hour * HOUR, history=history)
@@ -91,6 +92,10 @@ def lives(draw: st.DrawFn) -> Log:
             log.complaint_update(customer, at + draw(st.integers(0, 99)) * HOUR, "resolved")
         elif what == 8:
             log.lost(customer, at, history=history)
+        elif what <= 10:
+            # Changes nothing that a decision rests on, or only a little, and does not touch the cold part.
+            make = draw(st.sampled_from([ev.Search, ev.Use]))
+            log.add(make(id=log.identity(), customer=customer, time=ev.to_datetime(at), history=history))
         else:
             for _ in range(4):
                 log.view(customer, at, draw(CATEGORIES), history=history)
