@@ -90,7 +90,7 @@ def _aims(results: Results) -> str:
     if not asked:
         return ""
     rows = [(what, _shown(value), aim, "yes" if met else "**no**") for what, value, aim, met in asked]
-    return "## What was asked\n\n" + table(("", "measured", "asked", "met"), rows)
+    return "## Targets\n\n" + table(("", "measured", "target", "met"), rows)
 
 
 def _engines(results: Results) -> str:
