@@ -183,6 +183,8 @@ class Screen(App[int]):
         if known.raised or known.at - known.first > LEAD_HORIZONS * known.horizon:
             self.tempo.settle()
         self._choose()
+        if not self.query("#title"):
+            return  # a timer may still tick when the screen is being taken down
         width, height = self.size.width, self.size.height
         self.screen.set_class(height < LITTLE, "short")
         self._write("title", [self._title()])
