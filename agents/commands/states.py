@@ -87,6 +87,8 @@ def _unheard(log: logging.Logger) -> Iterator[None]:
 def read(settings: Settings, ask: Callable[[Reader], Coroutine[Any, Any, T]]) -> T:
     """Runs a question against Redis. Raises :class:`Failure` with what to do when it cannot be answered."""
     url = redacted(settings.redis.url)
+    # What the loop says of a connection that Ctrl-C has cut off in its making is a traceback and no news.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
     async def run() -> T:
         redis = msgspec.structs.replace(
