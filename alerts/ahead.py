@@ -4,7 +4,7 @@ While nothing happens to a customer its score is a function of time alone, so mo
 change nothing before they are due. Of the coming instants of the grid only the first is kept at which a
 decision may differ from what stands: a transition of an episode, a score that moved enough to be
 written, an offer that may have become due. Never later than the naive look at every instant would have
-found it, and at least once in every stretch of the grid (``Grid.ends``), so that a new policy or model
+found it, and at least once in every stretch of the grid (``Grid.coming``), so that a new policy or model
 reaches everybody.
 """
 
