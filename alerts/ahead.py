@@ -23,7 +23,7 @@ from features import matrix
 from features.customer import Customer
 from features.shop import DAY
 from features.standing import Standing
-from models.churn import ROUND, ChurnModel
+from models.churn import ChurnModel
 
 _NEVER = 2**62
 
@@ -81,7 +81,7 @@ class Ahead:
         churn = scores.churn
         open_episode = held >= 0
         band = _bands(churn, scores.alive, x.recency, policy, np.maximum(held, bands.LOW))
-        rise = np.round(scores.logit - scores.base, ROUND)
+        rise = scores.rise
         warns = (band >= WARN_AT[policy.warn_at]) & (band < bands.LAPSED) & (rise >= policy.rise)
         says = np.where(open_episode, band != held, warns)
         says |= (band != written_band) | (np.abs(churn - written) >= policy.score_change)

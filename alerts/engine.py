@@ -37,7 +37,7 @@ from features.customer import (
 )
 from features.shop import DAY, HOUR, Calendar, Shop
 from features.standing import Standing
-from models.churn import ROUND, ChurnModel, RhythmScore
+from models.churn import ChurnModel, RhythmScore
 from models.snapshot import Prior
 from streams import events as ev
 from streams.alerts import Alert, Offer, Score, Versions, alert_id, alert_message, score_message
@@ -687,12 +687,11 @@ class Engine:
         scores = self.model.score(x)
         rows = zip(*(row.tolist() for row in scores.contributions), strict=True)
         return [
-            decide.Score(churn, alive, round(logit - base, ROUND), contributions, usual)
-            for churn, alive, logit, base, contributions, usual in zip(
+            decide.Score(churn, alive, rise, contributions, usual)
+            for churn, alive, rise, contributions, usual in zip(
                 scores.churn.tolist(),
                 scores.alive.tolist(),
-                scores.logit.tolist(),
-                scores.base.tolist(),
+                scores.rise.tolist(),
                 rows,
                 scores.usual_days.tolist(),
                 strict=True,

@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from features.decay import fade
+from features.ledger import Pending
 from features.shop import DAY
 
 K = TypeVar("K", str, int)
@@ -23,6 +24,8 @@ CART = 16
 COUNTED = 8
 OFFERED = 64
 BASKET_HALF_LIFE = 90.0
+_HABIT = 3
+_PAUSE_DAYS = 14.0
 BROWSE_HALF_LIFE = 7.0
 
 CLOSED = frozenset({"resolved", "closed"})
@@ -105,7 +108,8 @@ class CartItem(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class Cold(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """``basket`` and ``browsed``: interest by category (by ``sku:…`` where a line has none);
     ``complaints`` and ``inquiries`` by their ids; ``cart`` by sku or category; counts of purchases by
-    channel, weekday (Monday 0), hour, region and store; ``offered``: newest instant of each offer."""
+    channel, weekday (Monday 0), hour, region and store; ``offered``: newest instant of each offer;
+    ``pending``: snapshots whose label has not matured."""
 
     basket: dict[str, Interest] = {}
     browsed: dict[str, Interest] = {}
@@ -118,6 +122,7 @@ class Cold(msgspec.Struct, array_like=True, frozen=True, gc=False):
     regions: dict[str, int] = {}
     stores: dict[str, int] = {}
     offered: dict[str, int] = {}
+    pending: tuple[Pending, ...] = ()
 
 
 def interested(
@@ -132,6 +137,23 @@ def interested(
         ranked = sorted(result, key=lambda name: (-result[name].rank(half_life), name))
         result = {name: result[name] for name in ranked[:bound]}
     return result
+
+
+def abandoned(basket: dict[str, Interest], last_purchase: int) -> float:
+    """The share of the categories' weight that lies in those which stopped while others went on: bought at least
+    three times, and by the last purchase not for twice their usual gap, nor for two weeks. Each category weighs
+    what it did when it was last bought. 0 where nothing has a category."""
+    total = stopped = 0.0
+    for name, interest in sorted(basket.items()):
+        if name.startswith("sku:"):
+            continue
+        total += interest.weight
+        gap = interest.gap_days()
+        if gap is not None and interest.events >= _HABIT:
+            silent = (last_purchase - interest.last) / DAY
+            if silent > max(2.0 * gap, _PAUSE_DAYS):
+                stopped += interest.weight
+    return stopped / total if total else 0.0
 
 
 def counted(known: dict[K, int], name: K) -> dict[K, int]:

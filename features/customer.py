@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 from xxhash import xxh3_64_digest
 
 from features import decay
@@ -26,22 +27,27 @@ from features.cold import (
     CartItem,
     Case,
     Cold,
+    abandoned,
     bounded_cart,
     bounded_cases,
     counted,
     in_cart,
     interested,
 )
+from features.ledger import marked, settled
 from features.rhythm import Rhythm
 from features.shop import DAY, HOUR, Calendar
+from features.signals import Signals, one_more
 from features.standing import Standing
 from streams import events as ev
 from streams.codec import Decoded
 
-VERSION: Final = 1
+VERSION: Final = 2
 REMEMBERED: Final = 32
 """Ids remembered per input topic, and orders remembered, to know a re-send."""
 MOST_MONEY: Final = 2**62
+_VALUE_HALF_LIFE: Final = 90.0
+_NO_SIGNALS: Final = Signals()
 RECENT_DAYS: Final = 30
 """A closed complaint counts as recent for this long."""
 
@@ -65,6 +71,8 @@ class Customer(msgspec.Struct, array_like=True, gc=False):
       customer was said to be lost.
     - ``open_since``: opening instants of open complaints, ascending; ``closed_at``: newest instant at
       which a complaint ended. Both follow from the cold part and are kept here for the score.
+    - ``paid_90``: paid on purchases, decayed with a half-life of 90 days, at ``last_purchase``;
+      ``abandoned``: see ``features.cold.abandoned``; ``signals``: what few shops send (None: nothing yet).
     - ``seen``: hashes of the last ids by input topic; ``seen_orders``: of the last orders.
     """
 
@@ -102,6 +110,9 @@ class Customer(msgspec.Struct, array_like=True, gc=False):
     seen: tuple[bytes, ...] = ()
     seen_orders: bytes = b""
     standing: Standing = msgspec.field(default_factory=Standing)
+    paid_90: float = 0.0
+    abandoned: float = 0.0
+    signals: Signals | None = None
 
 
 class Applied(NamedTuple):
@@ -137,7 +148,7 @@ def pack_cold(cold: Cold) -> bytes:
 
 
 def _body(raw: bytes) -> bytes:
-    if raw[0] != VERSION:
+    if raw[0] > VERSION:
         raise UnknownVersion(
             f"a customer's state has version {raw[0]}, this churnwatch knows {VERSION}: run the newer release"
         )
@@ -263,6 +274,7 @@ def _purchase(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> A
     new.spend = _bounded(new.spend + item.minor)
     new.discount = _bounded(new.discount + item.discount)
     new.bought = decay.add(new.bought, new.last_purchase, at)
+    new.paid_90 = _paid(new, item.minor, at)
     if not new.first_purchase or at < new.first_purchase:
         new.first_purchase = at
     new.last_purchase = max(new.last_purchase, at)
@@ -273,9 +285,12 @@ def _purchase(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> A
         new.late += 1
     else:
         new.rhythm = rhythm
-    cold = msgspec.structs.replace(
+    basket = interested(cold.basket, _names(event.lines), at, BASKET_HALF_LIFE, CATEGORIES)
+    new.abandoned = abandoned(basket, new.last_purchase)
+    cold = replace(
         cold,
-        basket=interested(cold.basket, _names(event.lines), at, BASKET_HALF_LIFE, CATEGORIES),
+        basket=basket,
+        pending=marked(cold.pending, at),
         cart=bounded_cart(cold.cart, new.last_purchase),
         weekdays=counted(cold.weekdays, calendar.weekday(day)),
         hours=counted(cold.hours, local // HOUR % 24),
@@ -286,9 +301,18 @@ def _purchase(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> A
     return Applied(new, cold, bought=True, late=rhythm is None)
 
 
+def _paid(new: Customer, minor: int, at: int) -> float:
+    if at >= new.last_purchase:
+        return new.paid_90 * decay.fade(at - new.last_purchase, _VALUE_HALF_LIFE) + minor
+    return new.paid_90 + minor * decay.fade(new.last_purchase - at, _VALUE_HALF_LIFE)
+
+
 def _return(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> Applied:
     new.returns += 1
     new.returned = _bounded(new.returned + item.minor)
+    known = new.signals or _NO_SIGNALS
+    counter, at = one_more(known.returns_90, known.returned_at, item.at, 90.0)
+    new.signals = replace(known, returns_90=counter, returned_at=at)
     return Applied(new, cold)
 
 
@@ -300,13 +324,19 @@ def _view(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> Appli
     name = event.category or (event.sku and "sku:" + event.sku)
     if name:
         browsed = interested(cold.browsed, [name], item.at, BROWSE_HALF_LIFE, BROWSED)
-        cold = msgspec.structs.replace(cold, browsed=browsed)
+        cold = replace(cold, browsed=browsed)
     return Applied(new, cold)
 
 
 def _search(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> Applied:
+    event = item.event
+    assert isinstance(event, ev.Search)
     new.searches += 1
     _browse(new, item.at)
+    if event.results == 0:
+        known = new.signals or _NO_SIGNALS
+        counter, at = one_more(known.empty_30, known.empty_at, item.at, 30.0)
+        new.signals = replace(known, empty_30=counter, empty_at=at)
     return Applied(new, cold)
 
 
@@ -326,6 +356,10 @@ def _cart(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> Appli
     event = item.event
     assert isinstance(event, ev.Cart)
     new.carts += 1
+    if event.action == "add":
+        signals = new.signals or _NO_SIGNALS
+        counter, carted = one_more(signals.carts_30, signals.carted_at, item.at, 30.0)
+        new.signals = replace(signals, carts_30=counter, carted_at=carted)
     name = event.sku or event.category
     if not name:
         return Applied(new, cold)
@@ -336,7 +370,7 @@ def _cart(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> Appli
     else:
         changed = CartItem(known.added, max(known.removed, item.at), known.amount)
     cart = bounded_cart({**cold.cart, name: changed}, new.last_purchase)
-    return Applied(new, msgspec.structs.replace(cold, cart=cart))
+    return Applied(new, replace(cold, cart=cart))
 
 
 def _complaint(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> Applied:
@@ -352,6 +386,10 @@ def _complaint_update(new: Customer, cold: Cold, item: Decoded, calendar: Calend
     assert isinstance(event, ev.ComplaintUpdate)
     new.others += 1
     case = cold.complaints.get(event.complaint, Case(0)).updated(event.status, item.at)
+    if event.status == "reopened" or (event.status == "closed" and not event.resolution):
+        known = new.signals or _NO_SIGNALS
+        counter, at = one_more(known.bad_90, known.bad_at, item.at, 90.0)
+        new.signals = replace(known, bad_90=counter, bad_at=at)
     return _with_complaints(new, cold, {**cold.complaints, event.complaint: case})
 
 
@@ -361,7 +399,7 @@ def _with_complaints(new: Customer, cold: Cold, complaints: dict[str, Case]) -> 
     new.closed_at = max(
         [case.status_at for case in complaints.values() if case.opened and not case.open], default=0
     )
-    return Applied(new, msgspec.structs.replace(cold, complaints=complaints))
+    return Applied(new, replace(cold, complaints=complaints))
 
 
 def _inquiry(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> Applied:
@@ -370,7 +408,7 @@ def _inquiry(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> Ap
     new.inquiries += 1
     case = cold.inquiries.get(event.inquiry, Case(0)).begun(event.topic or "", item.at)
     inquiries = bounded_cases({**cold.inquiries, event.inquiry: case})
-    return Applied(new, msgspec.structs.replace(cold, inquiries=inquiries))
+    return Applied(new, replace(cold, inquiries=inquiries))
 
 
 def _inquiry_update(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> Applied:
@@ -379,7 +417,7 @@ def _inquiry_update(new: Customer, cold: Cold, item: Decoded, calendar: Calendar
     new.others += 1
     case = cold.inquiries.get(event.inquiry, Case(0)).updated(event.status, item.at)
     inquiries = bounded_cases({**cold.inquiries, event.inquiry: case})
-    return Applied(new, msgspec.structs.replace(cold, inquiries=inquiries))
+    return Applied(new, replace(cold, inquiries=inquiries))
 
 
 def _survey(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> Applied:
@@ -393,9 +431,27 @@ def _survey(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> App
     return Applied(new, cold)
 
 
+def _review(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> Applied:
+    event = item.event
+    assert isinstance(event, ev.Review)
+    new.others += 1
+    known = new.signals or _NO_SIGNALS
+    share = event.rating / 5.0
+    if item.at > known.rated_at or (item.at == known.rated_at and share < known.rating):
+        new.signals = replace(known, rating=share, rated_at=item.at)
+    return Applied(new, cold)
+
+
 def _lost(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> Applied:
+    event = item.event
+    assert isinstance(event, ev.CustomerLost)
     new.others += 1
     new.lost_at = max(new.lost_at, item.at)
+    if event.competitor:
+        known = new.signals or _NO_SIGNALS
+        new.signals = replace(known, competitor_at=max(known.competitor_at, item.at))
+    if cold.pending:
+        cold = replace(cold, pending=settled(cold.pending, item.at))
     return Applied(new, cold)
 
 
@@ -412,6 +468,7 @@ _HANDLERS: dict[type, _Handler] = {
     ev.Inquiry: _inquiry,
     ev.InquiryUpdate: _inquiry_update,
     ev.Survey: _survey,
+    ev.Review: _review,
     ev.CustomerLost: _lost,
 }
 

@@ -3,86 +3,197 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from math import log
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features.customer import RECENT_DAYS, Customer
+from features.decay import HALF_LIVES
 from features.shop import DAY, HOUR
+from features.signals import Signals
 
 Floats = NDArray[np.float64]
 
 
 class Inputs(NamedTuple):
-    """One value per customer and instant.
+    """What a score may know of customers at instants: one array per input, of one value per customer, or of one
+    row per instant where time alone changes it. Zero, or neutral, where a shop sends nothing of the kind.
 
-    - ``recency``: days since the last purchase; ``repeats``: purchases after the first.
-    - ``gaps``, ``gap_mean``, ``gap_variance``: the rhythm (logarithm of days between purchase days).
-    - ``browsing``: views and searches, decayed with a half-life of 30 days, since the last purchase
-      or not.
-    - ``open_complaints``, ``overdue_complaints``: counts; ``recent_complaint``: 1 if one ended within
-      30 days; ``satisfaction``: newest survey answer as a share of its scale, 1 before the first;
-      ``said_lost``: 1 if the customer was said to be lost after the last purchase.
+    - ``recency``: days since the last purchase; ``age``: days since the first; ``repeats``: purchases after the
+      first.
+    - ``gaps``, ``gap_mean``, ``gap_variance``: gaps between purchase days, exponentially weighted mean and
+      variance of the logarithm of their days; ``last_gap``: logarithm of the last one's (0: there is none).
+    - ``bought_7``, ``bought_30``, ``bought_90``: purchases, decayed with that half-life in days.
+    - ``order_value``: mean paid for an order, in minor units of the base currency; ``value_trend``: logarithm of the
+      mean decayed over 90 days to it; ``discount_share``: discount as a share of list value; ``returned_90``:
+      returns, decayed.
+    - ``abandoned``: share of the decayed weight of categories that stopped while others went on (see
+      ``features.cold.abandoned``).
+    - ``browsed_7``, ``browsed_30``, ``browsed_90``: views and searches, decayed; ``browse_recency``: days since
+      the last, at most 365 (0: there was none); ``empty_searches_30``: searches that found nothing;
+      ``carts_30``: items put into a cart; ``used_30``, ``used_90``: uses.
+    - ``rating``: how far the newest review stays below three of five stars, as a share of five.
+    - ``open_complaints``, ``overdue_complaints``: counts; ``recent_complaint``: 1 if one ended within 30 days;
+      ``bad_complaints``: complaints reopened, or closed without a resolution, decayed over 90 days.
+    - ``satisfaction``: newest survey answer as a share of its scale, 1 before the first; ``said_lost``: 1 if the
+      customer was said to be lost after the last purchase.
     """
 
     recency: Floats
+    age: Floats
     repeats: Floats
     gaps: Floats
     gap_mean: Floats
     gap_variance: Floats
-    browsing: Floats
+    last_gap: Floats
+    bought_7: Floats
+    bought_30: Floats
+    bought_90: Floats
+    order_value: Floats
+    value_trend: Floats
+    discount_share: Floats
+    returned_90: Floats
+    abandoned: Floats
+    browsed_7: Floats
+    browsed_30: Floats
+    browsed_90: Floats
+    browse_recency: Floats
+    empty_searches_30: Floats
+    carts_30: Floats
+    used_30: Floats
+    used_90: Floats
+    rating: Floats
     open_complaints: Floats
     overdue_complaints: Floats
     recent_complaint: Floats
+    bad_complaints: Floats
     satisfaction: Floats
     said_lost: Floats
 
 
-_BROWSING = np.log(2.0) / (30 * DAY)
+NAMES: Final = Inputs._fields
+_PER_DAY_7, _PER_DAY_30, _PER_DAY_90 = (float(np.log(2.0) / days) for days in HALF_LIVES)
+_LONGEST_BROWSE = 365.0
+_STEEPEST = 3.0
+_NO_SIGNALS: Final = Signals()
 
 
 def rows(customers: Sequence[Customer], at: Sequence[int], overdue_hours: float) -> Floats:
     """What does not change while a customer is silent, one contiguous row per fact. Complaints are overdue
     or not as of ``at`` (microseconds)."""
     overdue = overdue_hours * HOUR
-    return np.array(
-        [
-            (
-                c.last_purchase,
-                c.orders - 1,
-                c.rhythm.now.gaps,
-                c.rhythm.now.mean,
-                c.rhythm.now.variance,
-                c.browsed[1],
-                c.last_browse,
-                len(c.open_since),
-                sum(1 for opened in c.open_since if instant - opened >= overdue) if c.open_since else 0,
-                c.closed_at,
-                c.satisfaction if c.satisfaction >= 0 else 1.0,
-                c.lost_at > c.last_purchase,
-            )
-            for c, instant in zip(customers, at, strict=True)
-        ],
-        dtype=np.float64,
-    ).T.copy()
+    found = [
+        _facts(c, c.signals or _NO_SIGNALS, instant, overdue)
+        for c, instant in zip(customers, at, strict=True)
+    ]
+    return np.array(found, dtype=np.float64).T.copy()
+
+
+def _facts(c: Customer, s: Signals, at: int, overdue: float) -> tuple[float, ...]:
+    days = c.rhythm.days
+    now = c.rhythm.now
+    mean = c.spend / c.orders if c.orders else 0.0
+    listed = c.spend + c.discount
+    return (
+        c.last_purchase,
+        c.first_purchase,
+        c.orders - 1,
+        now.gaps,
+        now.mean,
+        now.variance,
+        log(days[-1] - days[-2]) if len(days) > 1 else 0.0,
+        *c.bought,
+        mean,
+        _trend(c, mean),
+        c.discount / listed if listed else 0.0,
+        c.abandoned,
+        c.last_browse,
+        *c.browsed,
+        c.last_use,
+        c.used[1],
+        c.used[2],
+        s.returns_90,
+        s.returned_at,
+        s.empty_30,
+        s.empty_at,
+        s.carts_30,
+        s.carted_at,
+        max(0.6 - s.rating, 0.0) if s.rating >= 0.0 else 0.0,
+        s.bad_90,
+        s.bad_at,
+        len(c.open_since),
+        sum(1 for opened in c.open_since if at - opened >= overdue) if c.open_since else 0,
+        c.closed_at,
+        c.satisfaction if c.satisfaction >= 0 else 1.0,
+        c.lost_at > c.last_purchase,
+    )
+
+
+def _trend(c: Customer, mean: float) -> float:
+    if c.orders < 2 or mean <= 0.0 or c.paid_90 <= 0.0:
+        return 0.0
+    return min(max(log(c.paid_90 / c.bought[2] / mean), -_STEEPEST), _STEEPEST)
 
 
 def at_instants(facts: Floats, at: NDArray[np.int64]) -> Inputs:
     """The inputs of the customers of ``rows`` at instants: one of each, or a table with a column for each."""
-    silent = np.maximum(at - facts[0], 0.0)
+    (
+        last_purchase, first_purchase, repeats, gaps, gap_mean, gap_variance, last_gap, bought_7, bought_30,
+        bought_90, order_value, value_trend, discount_share, abandoned, last_browse, browsed_7, browsed_30,
+        browsed_90, last_use, used_30, used_90, returns_90, returned_at, empty_30, empty_at, carts_30, carted_at,
+        rating, bad_90, bad_at, opened, overdue, closed_at, satisfaction, said_lost,
+    ) = facts  # fmt: skip
+
+    def since(instant: Floats) -> Floats:
+        days: Floats = np.maximum(at - instant, 0.0) / DAY
+        return days
+
+    recency = since(last_purchase)
+    bought = np.exp(-_PER_DAY_90 * recency)
+    browse_recency = since(last_browse)
+    browsed = np.exp(-_PER_DAY_90 * browse_recency)
+    used = np.exp(-_PER_DAY_90 * since(last_use))
+
+    def faded(counter: Floats, instant: Floats, per_day: float) -> Floats:
+        """Counters few shops fill: they cost nothing where all are zero."""
+        if not counter.any():
+            return counter
+        value: Floats = counter * np.exp(-per_day * since(instant))
+        return value
+
     return Inputs(
-        recency=silent / DAY,
-        repeats=np.maximum(facts[1], 0.0),
-        gaps=facts[2],
-        gap_mean=facts[3],
-        gap_variance=facts[4],
-        browsing=facts[5] * np.exp(-_BROWSING * np.maximum(at - facts[6], 0.0)),
-        open_complaints=facts[7],
-        overdue_complaints=facts[8],
-        recent_complaint=((facts[9] > 0) & (at - facts[9] < RECENT_DAYS * DAY)).astype(np.float64),
-        satisfaction=facts[10],
-        said_lost=facts[11],
+        recency=recency,
+        age=since(first_purchase),
+        repeats=np.maximum(repeats, 0.0),
+        gaps=gaps,
+        gap_mean=gap_mean,
+        gap_variance=gap_variance,
+        last_gap=last_gap,
+        bought_7=bought_7 * np.exp(-_PER_DAY_7 * recency),
+        bought_30=bought_30 * (bought * bought * bought),
+        bought_90=bought_90 * bought,
+        order_value=order_value,
+        value_trend=value_trend,
+        discount_share=discount_share,
+        returned_90=faded(returns_90, returned_at, _PER_DAY_90),
+        abandoned=abandoned,
+        browsed_7=browsed_7 * np.exp(-_PER_DAY_7 * browse_recency),
+        browsed_30=browsed_30 * (browsed * browsed * browsed),
+        browsed_90=browsed_90 * browsed,
+        browse_recency=np.where(last_browse > 0, np.minimum(browse_recency, _LONGEST_BROWSE), 0.0),
+        empty_searches_30=faded(empty_30, empty_at, _PER_DAY_30),
+        carts_30=faded(carts_30, carted_at, _PER_DAY_30),
+        used_30=used_30 * (used * used * used),
+        used_90=used_90 * used,
+        rating=rating,
+        open_complaints=opened,
+        overdue_complaints=overdue,
+        recent_complaint=((closed_at > 0) & (at - closed_at < RECENT_DAYS * DAY)).astype(np.float64),
+        bad_complaints=faded(bad_90, bad_at, _PER_DAY_90),
+        satisfaction=satisfaction,
+        said_lost=said_lost,
     )
 
 

@@ -43,13 +43,15 @@ GROUPS = ("silence", "complaint", "browsing", "satisfaction", "said_lost")
 
 class Scores(NamedTuple):
     """Per customer: ``churn``: P(no purchase within the horizon); ``alive``: P(alive) from the rhythm;
-    ``base``: log-odds right after the last purchase; ``logit``: log-odds now, which is ``base`` plus
-    the contributions; ``contributions``: one row per group; ``usual_days``: median gap expected."""
+    ``base``: log-odds to which the contributions add; ``logit``: log-odds now, which is ``base`` plus the
+    contributions; ``rise``: log-odds gained since right after the last purchase; ``contributions``: one row
+    per group; ``usual_days``: median gap expected."""
 
     churn: Floats
     alive: Floats
     base: Floats
     logit: Floats
+    rise: Floats
     contributions: tuple[Floats, ...]
     usual_days: Floats
 
@@ -105,7 +107,7 @@ class RhythmScore:
             + prior.overdue_complaint * np.minimum(x.overdue_complaints, 2.0)
             + prior.recent_complaint * x.recent_complaint * (x.open_complaints == 0)
         )
-        browsing = prior.browsing * np.log1p(x.browsing)
+        browsing = prior.browsing * np.log1p(x.browsed_30)
         satisfaction = prior.dissatisfaction * np.maximum(0.5 - x.satisfaction, 0.0) / 0.5
         lost = prior.said_lost * x.said_lost
         logit = base + silence + complaint + browsing + satisfaction + lost
@@ -114,6 +116,7 @@ class RhythmScore:
             alive=np.round(1.0 - left / now, ROUND),
             base=base,
             logit=logit,
+            rise=np.round(logit - base, ROUND),
             contributions=(silence, complaint, browsing, satisfaction, lost),
             usual_days=np.exp(location),
         )

@@ -8,6 +8,14 @@ from features.cold import Cold, Interest
 from features.customer import Customer
 from features.matrix import inputs
 
+READ = (
+    *("age", "last_gap", "order_value", "value_trend", "returned_90", "abandoned", "browse_recency"),
+    *("empty_searches_30", "carts_30", "rating", "bad_complaints"),
+    *(f"{name}_{half}" for name in ("bought", "browsed") for half in (7, 30, 90)),
+    *("used_30", "used_90"),
+)
+"""Inputs of the score that stand nowhere else."""
+
 
 def observed(customer: Customer, cold: Cold, at: int, *, overdue_hours: float = 48.0) -> dict[str, object]:
     """Every feature at ``at``, read the way scores and decisions read it."""
@@ -32,7 +40,6 @@ def observed(customer: Customer, cold: Cold, at: int, *, overdue_hours: float = 
         **_decayed("bought", customer.bought, customer.last_purchase, at),
         **_decayed("browsed", customer.browsed, customer.last_browse, at),
         **_decayed("used", customer.used, customer.last_use, at),
-        "browsed_30": row.browsing[0],
         "open_since": list(customer.open_since),
         "complaint_cases": _cases(cold.complaints),
         "inquiry_cases": _cases(cold.inquiries),
@@ -58,6 +65,7 @@ def observed(customer: Customer, cold: Cold, at: int, *, overdue_hours: float = 
         "overdue_complaints": row.overdue_complaints[0],
         "recent_complaint": bool(row.recent_complaint[0]),
         "said_lost": bool(row.said_lost[0]),
+        **{name: float(getattr(row, name)[0]) for name in READ},
     }
 
 

@@ -135,6 +135,23 @@ def recompute(
         "overdue_complaints": sum(at - opened >= overdue_hours * HOUR for opened in open_since),
         "recent_complaint": closed_at > 0 and at - closed_at < 30 * DAY,
         "said_lost": lost_at > last_purchase,
+        "age": max(0, at - min(bought, default=0)) / DAY,
+        "last_gap": math.log(days[-1] - days[-2]) if len(days) > 1 else 0.0,
+        "order_value": spend / len(purchases) if purchases else 0.0,
+        "value_trend": value_trend(purchases),
+        "returned_90": decayed([item.at for item in returns], 90, at),
+        "abandoned": abandoned(
+            interest(((item.at, bought_names(item)) for item in purchases), 16, 90.0, at), last_purchase, at
+        ),
+        "browse_recency": min((at - max(browsed)) / DAY, 365.0) if browsed else 0.0,
+        "empty_searches_30": decayed(
+            [i.at for i in items if isinstance(i.event, ev.Search) and i.event.results == 0], 30, at
+        ),
+        "carts_30": decayed(
+            [i.at for i in items if isinstance(i.event, ev.Cart) and i.event.action == "add"], 30, at
+        ),
+        "rating": shortfall(items),
+        "bad_complaints": decayed([item.at for item in items if went_badly(item.event)], 90, at),
     }
 
 
@@ -230,6 +247,33 @@ def decayed(instants: Sequence[int], half_life_days: float, at: int) -> float:
     return math.fsum(0.5 ** (max(0, at - instant) / (half_life_days * DAY)) for instant in instants)
 
 
+def value_trend(purchases: Sequence[Decoded]) -> float:
+    """Logarithm of what an order of late was worth to what all were, each order weighing half after 90 days;
+    between -3 and 3."""
+    spend = sum(item.minor for item in purchases)
+    if len(purchases) < 2 or not spend:
+        return 0.0
+    newest = max(item.at for item in purchases)
+    weights = [0.5 ** ((newest - item.at) / (90 * DAY)) for item in purchases]
+    paid = math.fsum(weight * item.minor for weight, item in zip(weights, purchases, strict=True))
+    if not paid:
+        return 0.0
+    return min(max(math.log(paid / math.fsum(weights) / (spend / len(purchases))), -3.0), 3.0)
+
+
+def went_badly(event: ev.Event) -> bool:
+    """A complaint was reopened, or closed and nothing said of how it was resolved."""
+    if not isinstance(event, ev.ComplaintUpdate):
+        return False
+    return event.status == "reopened" or (event.status == "closed" and not event.resolution)
+
+
+def shortfall(items: Sequence[Decoded]) -> float:
+    """How far the newest review stays below three stars of five; of two at one instant the lower."""
+    reviews = [(item.at, -item.event.rating) for item in items if isinstance(item.event, ev.Review)]
+    return max(0.6 + max(reviews)[1] / 5, 0.0) if reviews else 0.0
+
+
 # Categories -------------------------------------------------------------------------------------
 
 
@@ -277,6 +321,28 @@ def interest(
         name: (len(times), min(times), max(times), decayed(times, half_life_days, at))
         for name, times in instants.items()
     }
+
+
+def abandoned(basket: dict[str, tuple[int, int, int, float]], last_purchase: int, at: int) -> float:
+    """Of what the categories weighed when each was last bought, the share of those that stopped: three times
+    bought or more, and up to the last purchase not for twice the usual gap and two weeks."""
+    weights = {
+        name: (
+            worth / 0.5 ** ((at - last) / (90 * DAY)),
+            times,
+            (last - first) / DAY,
+            (last_purchase - last) / DAY,
+        )
+        for name, (times, first, last, worth) in basket.items()
+        if not name.startswith("sku:")
+    }
+    stopped = [
+        weight
+        for weight, times, span, silent in weights.values()
+        if times >= 3 and span > 0 and silent > max(2 * span / (times - 1), 14)
+    ]
+    whole = math.fsum(weight for weight, *_ in weights.values())
+    return math.fsum(stopped) / whole if whole else 0.0
 
 
 def counted(names: Iterable[str | None], most: int = 8) -> dict[str, int]:

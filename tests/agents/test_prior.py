@@ -90,11 +90,15 @@ def test_the_formulas_are_those_of_the_score() -> None:
     shop = shop_of_known_truth(200, 300, gap=20.0, within=0.7, between=0.4, a=1.0, b=2.0)
     prior = Prior(gap_days=17.0, spread=0.9, strength=2.5, defect_a=0.7, defect_b=1.9)
     rows = waits(shop).last_of_each()
-    nothing = np.zeros_like(rows.days)
-    known = Inputs(
-        rows.days, rows.repeats, rows.gaps, rows.mean, rows.variance,
-        nothing, nothing, nothing, nothing, nothing + 1.0, nothing,
-    )  # fmt: skip
+    nothing = dict.fromkeys(Inputs._fields, np.zeros_like(rows.days))
+    known = Inputs(**nothing)._replace(
+        recency=rows.days,
+        repeats=rows.repeats,
+        gaps=rows.gaps,
+        gap_mean=rows.mean,
+        gap_variance=rows.variance,
+        satisfaction=nothing["recency"] + 1.0,
+    )
     scores = RhythmScore(prior, 28.0).score(known)
     curves = Curves(rows, prior)
     churn = curves.silent(rows.days + 28.0) / curves.silent(rows.days)

@@ -193,7 +193,7 @@ def test_an_alert_says_what_decided_it_and_nothing_it_does_not_know() -> None:
     assert content["versions"] == {
         "policy": application.engine.versions.policy,
         "model": "prior-0",
-        "features": "1",
+        "features": "2",
     }
     headers = dict(seen.message.headers)
     assert headers["ce_type"] == b"com.shop.churn.raised.v1"

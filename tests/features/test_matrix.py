@@ -67,14 +67,15 @@ def test_inputs_are_what_they_say() -> None:
     x = matrix.inputs([customer], [day(20)], 48.0)
     assert x.recency[0] == pytest.approx(10.0)
     assert x.repeats[0] == 2
-    assert x.browsing[0] == pytest.approx(2.0 * 0.5 ** (8 / 30))
+    assert x.browsed_30[0] == pytest.approx(2.0 * 0.5 ** (8 / 30))
     assert (x.open_complaints[0], x.overdue_complaints[0], x.recent_complaint[0]) == (2, 1, 1)
     assert (x.satisfaction[0], x.said_lost[0]) == (0.25, 1)
 
 
 def test_a_customer_of_whom_nothing_is_known_weighs_nothing() -> None:
-    x = matrix.inputs([Customer(orders=1, last_purchase=day(1))], [day(1)], 48.0)
-    assert [float(column[0]) for column in x] == [0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]
+    x = matrix.inputs([Customer(orders=1, first_purchase=day(1), last_purchase=day(1))], [day(1)], 48.0)
+    weighing = {name: float(column[0]) for name, column in zip(matrix.NAMES, x, strict=True) if column[0]}
+    assert weighing == {"satisfaction": 1.0}
 
 
 def test_a_complaint_is_overdue_at_the_instant_and_recent_until_thirty_days() -> None:
@@ -91,4 +92,4 @@ def test_an_instant_before_the_last_purchase_is_no_silence() -> None:
         [Customer(orders=1, last_purchase=day(5), last_browse=day(5), browsed=(1, 1, 1))], [day(4)], 48.0
     )
     assert x.recency[0] == 0
-    assert x.browsing[0] == 1
+    assert x.browsed_30[0] == 1

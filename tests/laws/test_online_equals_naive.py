@@ -123,7 +123,7 @@ MAKERS: dict[str, Make] = {
     "purchase": _purchase,
     "return": lambda r, c, v: ev.Return(**c, lines=_lines(r, v)),
     "view": lambda r, c, v: ev.View(**c, sku=_name(r, "s", v), category=_name(r, "k", v)),
-    "search": lambda r, c, v: ev.Search(**c),
+    "search": lambda r, c, v: ev.Search(**c, results=r.choice((None, 0, 3))),
     "cart": lambda r, c, v: ev.Cart(
         **c,
         action=r.choice(("add", "add", "remove")),
@@ -132,11 +132,14 @@ MAKERS: dict[str, Make] = {
         amount=r.choice((None, 5.0, 7.5)),
     ),
     "checkout": lambda r, c, v: ev.Checkout(**c, amount=10.0),
-    "review": lambda r, c, v: ev.Review(**c, rating=3.0),
+    "review": lambda r, c, v: ev.Review(**c, rating=r.choice((1.0, 2.5, 4.0))),
     "use": lambda r, c, v: ev.Use(**c, duration=60.0),
     "complaint": lambda r, c, v: ev.Complaint(**c, complaint=_case(r), kind=r.choice(("product", "price"))),
     "complaint_update": lambda r, c, v: ev.ComplaintUpdate(
-        **c, complaint=_case(r), status=r.choice(("answered", "resolved", "reopened", "closed"))
+        **c,
+        complaint=_case(r),
+        status=r.choice(("answered", "resolved", "reopened", "closed")),
+        resolution=r.choice((None, "refunded")),
     ),
     "inquiry": lambda r, c, v: ev.Inquiry(**c, inquiry=_case(r), topic=_name(r, "t", 2)),
     "inquiry_update": lambda r, c, v: ev.InquiryUpdate(
@@ -227,7 +230,7 @@ TOGETHER = (
     ("purchase", "return", "survey", "customer_lost"),
     ("purchase", "cart"),
     ("cart",),
-    ("view", "search", "use"),
+    ("view", "search", "use", "review"),
     ("complaint", "complaint_update"),
     ("inquiry", "inquiry_update"),
     (),
