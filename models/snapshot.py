@@ -218,6 +218,8 @@ _format_decoder = msgspec.json.Decoder(_Format)
 
 def named(snapshot: Snapshot) -> Snapshot:
     """The snapshot under its name: the instant of its newest label and 16 digits of its digest."""
+    # As it will be read: a whole number that stands for a float is written in another way then.
+    snapshot = _decoder.decode(encode(snapshot))
     instant = rfc3339(snapshot.effective)[:19].replace("-", "").replace(":", "")
     return msgspec.structs.replace(snapshot, version=f"{instant}-{_digest(snapshot)}")
 
