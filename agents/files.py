@@ -56,7 +56,8 @@ class FileError(Exception):
 class Entry(NamedTuple):
     """One event of a file, ready to be sent. ``line`` is where it begins; ``at`` is in microseconds.
 
-    For a ``clock`` record of an NDJSON file ``kind`` is ``clock`` and ``customer`` is empty.
+    For a ``clock`` record of an NDJSON file ``kind`` is ``clock`` and ``customer`` is empty. ``item`` is what
+    the codec made of it when it was judged, for whoever needs no record; its offset says nothing.
     """
 
     line: int
@@ -64,6 +65,7 @@ class Entry(NamedTuple):
     kind: str
     customer: str
     value: bytes
+    item: Decoded | Tick | None = None
 
 
 class Refusal(NamedTuple):
@@ -116,6 +118,63 @@ def span(path: Path, reading: Reading) -> Span:
         first = row.at if first is None else min(first, row.at)
         latest.see(row.line, row.at)
     return Span(rows, first, None if first is None else latest.at)
+
+
+def extent(path: Path, reading: Reading) -> tuple[int, int] | None:
+    """From when to when (microseconds) a file goes that is sorted by time, without reading the rows in between.
+
+    None for one without a row. Raises :class:`FileError`, also for standard input, which is read once.
+    """
+    if path == STDIN:
+        raise FileError("Standard input is read once, and here its end must be known first.", "Give the file's name.")
+    first = next(_rows(path, reading, lambda _refusal: None), None)
+    if first is None:
+        return None
+    last = _last(path, reading)
+    if last is None or last < first.at:
+        # It is no text that is sorted, or ends in many rows that are refused.
+        whole = span(path, reading)
+        assert whole.last is not None
+        return first.at if whole.first is None else whole.first, whole.last
+    return first.at, last
+
+
+_TAIL: Final = 1 << 18
+"""Bytes at the end of a file among which its last row is looked for."""
+
+
+def _last(path: Path, reading: Reading) -> int | None:
+    """The time of the last line that can be read; None where that takes a look at all of them."""
+    try:
+        with _opened(path) as stream:
+            head = stream.peek(4096)
+            if head[:4] == b"PAR1" or _is_cdnow(head):
+                return None
+            names = None if _first(head) == b"{" else next(csv.reader([stream.readline().decode("utf-8-sig")]))
+            tail = b""
+            while block := stream.read(_TAIL):
+                tail = (tail + block)[-2 * _TAIL :]
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError):
+        return None  # whoever reads all of it says what is wrong
+    for line in reversed(tail.splitlines()):
+        at = _instant_of(line, names, reading)
+        if at is not None:
+            return at
+    return None
+
+
+def _instant_of(line: bytes, names: list[str] | None, reading: Reading) -> int | None:
+    """The time of one line, CSV where ``names`` has its columns; None for one that is refused."""
+    if names is None:
+        found = next(iter(_ndjson(io.BytesIO(line), reading, lambda _refusal: None)), None)
+        return found.at if found else None
+    try:
+        fields = next(csv.reader([line.decode()]), [])
+        if len(fields) != len(names):
+            return None
+        return _row(_Raw(0, 0, dict(zip(names, fields, strict=True))), reading.zone).at
+    except (csv.Error, UnicodeDecodeError, _NoRowError):
+        return None
 
 
 def read(path: Path, reading: Reading, refuse: Refuse) -> Iterator[Entry]:
@@ -224,11 +283,11 @@ class _Open:
             history=reading.history,
         )
         value = encode(event)
-        reason = _refused(reading.codec, row.customer, value)
-        if reason is None:
-            yield Entry(row.line, row.at, row.kind, row.customer, value)
+        item = reading.codec.decode(_Candidate(row.customer, value))
+        if isinstance(item, Decoded):
+            yield Entry(row.line, row.at, row.kind, row.customer, value, item)
         else:
-            refuse(Refusal(row.line, reason, len(self.items)))
+            refuse(Refusal(row.line, getattr(item, "message", "is no event"), len(self.items)))
 
 
 def event_id(kind: str, customer: str, order: str, at: int) -> str:
@@ -519,9 +578,10 @@ def _ndjson(stream: IO[bytes], reading: Reading, refuse: Refuse) -> Iterator[_Wh
             value = msgspec.json.encode({**fields, "history": True})
         item = reading.codec.decode(_Candidate(customer, value, fields))
         if isinstance(item, Decoded):
-            yield _Whole(number, item.at, Entry(number, item.at, type_name(item.event), item.customer, value))
+            kind = type_name(item.event)
+            yield _Whole(number, item.at, Entry(number, item.at, kind, item.customer, value, item))
         elif isinstance(item, Tick):
-            yield _Whole(number, item.at, Entry(number, item.at, "clock", "", value))
+            yield _Whole(number, item.at, Entry(number, item.at, "clock", "", value, item))
         else:
             kept = _kept(item, number, value, customer, fields)
             if kept is not None:
@@ -582,11 +642,6 @@ class _Candidate:
             self.key = CLOCK_KEY
         self.value: bytes | None = value
         self.headers: tuple[tuple[str, bytes | None], ...] = ()
-
-
-def _refused(codec: Codec, customer: str, value: bytes) -> str | None:
-    item = codec.decode(_Candidate(customer, value))
-    return None if isinstance(item, Decoded) else getattr(item, "message", "is no event")
 
 
 def _hash(key: str) -> int:
