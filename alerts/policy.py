@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Literal
+import itertools
+import json
+import re
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -13,11 +16,33 @@ Days = Annotated[float, Meta(gt=0, le=3650)]
 Hours = Annotated[float, Meta(gt=0, le=8760)]
 LookDays = Annotated[float, Meta(ge=0.01, le=7)]
 
+BANDS: Final = ("medium", "high")
+COMPLAINT: Final = "open_complaint"
+CAUSES: Final = ("product", "service", "price", "delivery", "competitor", "lost_rhythm")
+STAGES: Final = ("first_order", "repeat")
+OFFERS: Final = (
+    "upgrade",
+    "cross_sell",
+    "replenish",
+    "category_reactivation",
+    "cart_abandoned",
+    "browse_abandoned",
+)
+TIER: Final = re.compile(r"tier:[A-Za-z0-9_-]{1,40}")
+
 DEFAULT_ACTIONS = {
-    "high.open_complaint": "service_recovery_call",
+    "high.product": "product_recovery_call",
+    "high.service": "service_recovery_call",
+    "high.price": "price_match_offer",
+    "high.delivery": "delivery_recovery_call",
+    "high.competitor": "counter_offer",
     "high.first_order": "second_order_incentive",
     "high.repeat": "personal_offer",
-    "medium.open_complaint": "service_recovery_call",
+    "medium.product": "product_advice",
+    "medium.service": "service_recovery_call",
+    "medium.price": "loyalty_discount",
+    "medium.delivery": "delivery_voucher",
+    "medium.competitor": "category_offer",
     "medium.first_order": "welcome_series",
     "medium.repeat": "reminder",
     "upsell.replenish": "replenishment_reminder",
@@ -25,6 +50,15 @@ DEFAULT_ACTIONS = {
     "upsell.cart_abandoned": "cart_reminder",
     "upsell.browse_abandoned": "browse_reminder",
 }
+
+# The parts of a key in the order in which they are written, and for a lookup all choices of them: what names the
+# tier comes before what does not, then an open complaint, the cause, the stage, the band.
+_WRITTEN: Final = ("band", "complaint", "cause", "stage", "tier")
+_CHOICES: Final = tuple(
+    tuple(part for part in _WRITTEN if part in chosen)
+    for size in itertools.product((True, False), repeat=5)
+    if (chosen := frozenset(itertools.compress(("tier", "complaint", "cause", "stage", "band"), size)))
+)
 
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,6 +84,69 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deliver_per_minute: Annotated[int, Meta(ge=1)] = 1000
     type_prefix: Annotated[str, Meta(pattern=r"^[a-z0-9]+(\.[a-z0-9-]+)*$")] = "io.churnwatch"
     actions: dict[str, str] = msgspec.field(default_factory=lambda: dict(DEFAULT_ACTIONS))
+
+    def __post_init__(self) -> None:
+        for key, name in self.actions.items():
+            wrong = _wrong(key)
+            if wrong:
+                raise ValueError(f"actions.{key} = {json.dumps(name, ensure_ascii=False)}: {wrong}")
+
+
+def _wrong(key: str) -> str:
+    """What is wrong with a key of the table of actions; empty if nothing is."""
+    first, _, rest = key.partition(".")
+    if first == "upsell":
+        if rest in OFFERS:
+            return ""
+        return f"after upsell. must stand one of {', '.join(OFFERS)}"
+    parts = key.split(".")
+    places = [_place(part) for part in parts]
+    if -1 in places:
+        unknown = parts[places.index(-1)]
+        return (
+            f"{unknown!r} is no part of a key; allowed are a band ({', '.join(BANDS)}), {COMPLAINT}, a cause "
+            f"({', '.join(CAUSES)}), a stage ({', '.join(STAGES)}) and tier:NAME, joined by dots in this order, or "
+            f"upsell.OFFER"
+        )
+    if any(here >= there for here, there in itertools.pairwise(places)):
+        return f"at most one of each in this order: band, {COMPLAINT}, cause, stage, tier"
+    return ""
+
+
+def _place(part: str) -> int:
+    """Where a part stands in a key; -1 for what is none."""
+    if part in BANDS:
+        return 0
+    if part == COMPLAINT:
+        return 1
+    if part in CAUSES:
+        return 2
+    if part in STAGES:
+        return 3
+    return 4 if TIER.fullmatch(part) else -1
+
+
+def measure(
+    policy: Policy, band: str, cause: str | None, stage: str, *, open_complaint: bool = False, tier: str | None = None
+) -> str | None:  # fmt: skip
+    """What the business does about a warning: the entry of ``policy.actions`` that fits and says most.
+
+    A key that names the customer's tier holds before one that does not; of those alike in this, one for an open
+    complaint, then one that names the cause, the stage, the band. An empty entry, or none, is no measure.
+    """
+    known = {"band": band, "stage": stage}
+    if open_complaint:
+        known["complaint"] = COMPLAINT
+    if cause is not None:
+        known["cause"] = cause
+    if tier is not None:
+        known["tier"] = f"tier:{tier}"
+    for choice in _CHOICES:
+        if known.keys() >= set(choice):
+            found = policy.actions.get(".".join(known[part] for part in choice))
+            if found is not None:
+                return found or None
+    return None
 
 
 def fingerprint(policy: Policy, *more: str) -> bytes:

@@ -139,21 +139,29 @@ def interested(
     return result
 
 
-def abandoned(basket: dict[str, Interest], last_purchase: int) -> float:
-    """The share of the categories' weight that lies in those which stopped while others went on: bought at least
-    three times, and by the last purchase not for twice their usual gap, nor for two weeks. Each category weighs
-    what it did when it was last bought. 0 where nothing has a category."""
-    total = stopped = 0.0
-    for name, interest in sorted(basket.items()):
-        if name.startswith("sku:"):
-            continue
-        total += interest.weight
+def stopped(basket: dict[str, Interest], last_purchase: int) -> list[str]:
+    """The categories that stopped while others went on, the weightiest first: bought at least three times, and by
+    the last purchase not for twice their usual gap, nor for two weeks."""
+    found: list[tuple[float, str]] = []
+    for name, interest in basket.items():
         gap = interest.gap_days()
-        if gap is not None and interest.events >= _HABIT:
-            silent = (last_purchase - interest.last) / DAY
-            if silent > max(2.0 * gap, _PAUSE_DAYS):
-                stopped += interest.weight
-    return stopped / total if total else 0.0
+        if name.startswith("sku:") or gap is None or interest.events < _HABIT:
+            continue
+        if (last_purchase - interest.last) / DAY > max(2.0 * gap, _PAUSE_DAYS):
+            found.append((-round(interest.weight, 6), name))
+    return [name for _, name in sorted(found)]
+
+
+def abandoned(basket: dict[str, Interest], last_purchase: int) -> float:
+    """The share of the categories' weight that lies in those which stopped while others went on (``stopped``).
+    Each category weighs what it did when it was last bought. 0 where nothing has a category."""
+    gone = frozenset(stopped(basket, last_purchase))
+    total = lost = 0.0
+    for name, interest in sorted(basket.items()):
+        if not name.startswith("sku:"):
+            total += interest.weight
+            lost += interest.weight if name in gone else 0.0
+    return lost / total if total else 0.0
 
 
 def counted(known: dict[K, int], name: K) -> dict[K, int]:
