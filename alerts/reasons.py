@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from alerts.words import ENGLISH, Words
+from alerts.words import ENGLISH, Words, message
 from features.cold import Case, Cold, stopped
 from features.customer import Customer
 from features.matrix import Inputs
@@ -191,12 +191,12 @@ def _spend(seen: _Seen) -> _Fact:
             "order_value", seen.words.say("The order was worth {amount}.", amount=seen.money(mean)), mean, None, shop
         )  # fmt: skip
     value = mean * math.exp(seen.now("value_trend"))
-    message = (
-        "Spends less per order than before: lately {amount} on average."
+    sentence = (
+        message("Spends less per order than before: lately {amount} on average.")
         if value < 0.8 * mean
-        else "An order is lately worth {amount} on average."
+        else message("An order is lately worth {amount} on average.")
     )
-    text = seen.words.say(message, amount=seen.money(value))
+    text = seen.words.say(sentence, amount=seen.money(value))
     return _Fact("order_value", text, value, _shown(mean, seen.money), shop)
 
 
@@ -223,12 +223,12 @@ def _browsing(seen: _Seen) -> _Fact:
     pace, own = seen.paces("browsed", customer.views + customer.searches, customer.first_seen)
     told = seen.words.count("{count} view or search", "{count} views and searches", pace)
     if own is not None and pace < _LESS * own[0]:
-        message = "Browses less than before: at the recent pace {browses} in 30 days."
+        sentence = message("Browses less than before: at the recent pace {browses} in 30 days.")
     elif customer.last_browse > customer.last_purchase and seen.now("recency") >= _MONTH and pace >= 1.0:
-        message = "Browses without buying: at the recent pace {browses} in 30 days."
+        sentence = message("Browses without buying: at the recent pace {browses} in 30 days.")
     else:
-        message = "At the recent pace {browses} in 30 days."
-    return _Fact("browsing_30d", seen.words.say(message, browses=told), pace, own, shop)
+        sentence = message("At the recent pace {browses} in 30 days.")
+    return _Fact("browsing_30d", seen.words.say(sentence, browses=told), pace, own, shop)
 
 
 def _search(seen: _Seen) -> _Fact:
@@ -261,12 +261,12 @@ def _use(seen: _Seen) -> _Fact:
         return _Fact("use_30d", seen.words.say("No use has been seen."), 0.0, None, shop)
     pace, own = seen.paces("used", seen.customer.uses, seen.customer.first_seen)
     told = seen.words.count("{count} use", "{count} uses", pace)
-    message = (
-        "Uses it less than before: at the recent pace {uses} in 30 days."
+    sentence = (
+        message("Uses it less than before: at the recent pace {uses} in 30 days.")
         if own is not None and pace < _LESS * own[0]
-        else "At the recent pace {uses} in 30 days."
+        else message("At the recent pace {uses} in 30 days.")
     )
-    return _Fact("use_30d", seen.words.say(message, uses=told), pace, own, shop)
+    return _Fact("use_30d", seen.words.say(sentence, uses=told), pace, own, shop)
 
 
 def _complaint(seen: _Seen) -> _Fact:
@@ -279,20 +279,21 @@ def _complaint(seen: _Seen) -> _Fact:
         opened = float(len(seen.customer.open_since))
         late = seen.at - case.opened >= seen.overdue_hours * HOUR
         if case.status == "reopened":
-            message = "A complaint about {subject} has been open for {time}, and was reopened."
+            sentence = message("A complaint about {subject} has been open for {time}, and was reopened.")
         elif late:
-            message = "A complaint about {subject} has been open for {time} and is overdue."
+            sentence = message("A complaint about {subject} has been open for {time} and is overdue.")
         else:
-            message = "A complaint about {subject} has been open for {time}."
-        text = seen.words.say(message, subject=about, time=seen.ago(case.opened))
+            sentence = message("A complaint about {subject} has been open for {time}.")
+        text = seen.words.say(sentence, subject=about, time=seen.ago(case.opened))
         return _Fact("open_complaints", text, opened, None, shop or (0.0, ""))
-    message = (
-        "A complaint about {subject} was closed {time} ago ({day}) without a solution."
-        if case.status == "closed"
-        else "A complaint about {subject} was resolved {time} ago ({day})."
-    )
+    if case.status == "resolved":
+        sentence = message("A complaint about {subject} was resolved {time} ago ({day}).")
+    elif case.status_at == seen.signals.bad_at:
+        sentence = message("A complaint about {subject} was closed {time} ago ({day}) without a solution.")
+    else:
+        sentence = message("A complaint about {subject} was closed {time} ago ({day}).")
     text = seen.words.say(
-        message, subject=about, time=seen.ago(case.status_at), day=seen.words.day(case.status_at)
+        sentence, subject=about, time=seen.ago(case.status_at), day=seen.words.day(case.status_at)
     )
     return _Fact("days_since_complaint", text, max(seen.at - case.status_at, 0) / DAY)
 
@@ -373,12 +374,12 @@ def _said_lost(seen: _Seen) -> _Fact:
     said = seen.now("said_lost")
     if not said:
         return _Fact("said_lost", seen.words.say("The customer has not said that they are leaving."), 0.0)
-    message = (
-        "The customer said on {day} that they are leaving for a competitor."
+    sentence = (
+        message("The customer said on {day} that they are leaving for a competitor.")
         if seen.signals.competitor_at > seen.customer.last_purchase
-        else "The customer said on {day} that they are leaving."
+        else message("The customer said on {day} that they are leaving.")
     )
-    text = seen.words.say(message, day=seen.words.day(seen.customer.lost_at))
+    text = seen.words.say(sentence, day=seen.words.day(seen.customer.lost_at))
     return _Fact("said_lost", text, said, None, (0.0, ""))
 
 
@@ -448,12 +449,12 @@ def _start(source: ScoreSource, weight: float, words: Words) -> Reason:
     """Where the score starts: a model that has learned compares with the shop, the other with the moment after
     the last purchase."""
     share = 1.0 / (1.0 + math.exp(-max(min(weight, 700.0), -700.0)))
-    message = (
-        "Starting point: {share}, the usual risk in this shop."
+    sentence = (
+        message("Starting point: {share}, the usual risk in this shop.")
         if source == "learned"
-        else "Starting point: {share}, the risk right after the last purchase."
+        else message("Starting point: {share}, the risk right after the last purchase.")
     )
-    text = words.say(message, share=words.percent(share))
+    text = words.say(sentence, share=words.percent(share))
     return _reason(BASE, share, None, weight, text)
 
 

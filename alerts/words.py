@@ -67,6 +67,11 @@ class English:
 ENGLISH: Final[Words] = English()
 
 
+def message(text: str) -> str:
+    """Marks a message that is said later, so that it is found for the catalogues as those in ``say`` are."""
+    return text
+
+
 def plain(value: float, digits: int) -> float:
     """Rounded, without a negative zero."""
     return round(value, digits) + 0.0
