@@ -1,32 +1,52 @@
-"""How often a customer buys, and whether they still do: the modified beta-geometric/NBD model.
+"""How often a customer buys, and whether they still do: a buy-till-you-die model, estimated online.
 
-A buy-till-you-die model (Batislam, Denizel and Filiztekin, *Empirical validation and comparison of models
-for customer base analysis*, International Journal of Research in Marketing 24, 2007; the family of Fader,
-Hardie and Lee, *Counting your customers the easy way*, Marketing Science 24, 2005). While alive, a customer
-buys at random with the rate lambda (a Poisson process). After **every** purchase, the first included, they
-leave for good with probability p; that the first counts is what tells it from the BG/NBD, under which
-whoever has bought only once is alive for certain. Over the shop's customers lambda has a gamma distribution
-(shape r, rate alpha, in days) and p a beta distribution (a, b).
+The modified beta-geometric/NBD model (Batislam, Denizel and Filiztekin, *Empirical validation and comparison
+of models for customer base analysis*, International Journal of Research in Marketing 24, 2007), of the family
+of Fader, Hardie and Lee (*Counting your customers the easy way*, Marketing Science 24, 2005), with a memory
+that fades. While alive, a customer buys at random with the rate lambda (a Poisson process). After **every**
+purchase, the first included, they leave for good with probability p; that the first counts is what tells it
+from the BG/NBD, under which whoever has bought only once is alive for certain. Over the shop's customers
+lambda has a gamma distribution (shape r, rate alpha days) and p a beta distribution (a, b).
 
 A customer is three numbers, as of an instant, in days: ``x``, the gaps between purchase days so far; ``t_x``,
-from the first purchase to the last; ``T``, from the first purchase to now. Arrays of them have the shape
+from the first purchase day to the last; ``T``, from the first purchase to now. Arrays of them have the shape
 (n,), or (k, n) for tables of instants, and broadcast; what is in one place depends on nothing in another.
 
-With R = r + x, and the odds that they have left, once lambda and p are integrated out,
+**Memory.** People's rates drift: ten gaps say more of the present than thirty do per gap. Every gap counts
 
-    L      = Gamma(R) alpha^r / Gamma(r) * B(a, b + x + 1) / B(a, b) * (alpha + T)^-R * (1 + left)
-    left   = a / (b + x) * ((alpha + T) / (alpha + t_x))^R        (L: the likelihood of a history)
-    alive  = 1 / (1 + left)
+    m = 1 / (1 + fade x),     R = r + m x,     A = alpha + m t_x,     s = T - t_x
 
-Who is alive has a rate with the distribution gamma(R, alpha + T) and, until the next purchase, no occasion
-to leave, so that
+so that no history weighs more than 1 / fade gaps (a likelihood raised to a power, as in the discounting of
+Harvey and Fernandes, *Time series models for count or qualitative observations*, Journal of Business and
+Economic Statistics 7, 1989). ``fade`` 0 is the model of the papers.
 
-    no purchase in the next H days:  (left + wait(H)) / (left + 1),   wait(H) = ((alpha + T) / (alpha + T + H))^R
+**What follows.** With the odds that they have left, once lambda and p are integrated out,
+
+    left     = a / (b + x) * ((A + s) / A)^R
+    alive    = 1 / (1 + left)
+
+Who is alive has a rate distributed as gamma(R, A + s) and, until the next purchase, no occasion to leave, so
+
+    P(no purchase in the next H days)  =  (left + wait(H)) / (left + 1)
+    wait(H)                            =  ((A + s) / (A + s + H))^R
+
+**Expected purchases** in the next t days. With z = t / (A + s + t), q = b + x + 1 the beta parameter of who is
+alive, and F Gauss' hypergeometric function (equation 10 of Fader, Hardie and Lee, for this posterior),
+
+    E = alive * (a + q - 1) / (a - 1) * (1 - (1 - z)^R F(R, q; a + q - 1; z))
+
+After Euler's transformation, (1 - z)^(a-1) F(a + q - 1 - R, a - 1; a + q - 1; z), the series converges fast;
+with its first term taken apart the pole at a = 1 is gone:
+
+    E = alive * (a + q - 1) * (-expm1(l) / (a - 1) - e^l sum),          l = (a - 1) log(1 - z)
+    sum = sum over n >= 1 of (a + q - 1 - R)_n (a)_(n-1) / ((a + q - 1)_n n!) z^n
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+import math
+from bisect import bisect_right
+from typing import Annotated, Final
 
 import msgspec
 import numpy as np
@@ -38,11 +58,14 @@ _Positive = Annotated[float, Meta(gt=0)]
 
 _LARGEST = 700.0
 """Beyond e^700 there is no float."""
+_TERMS = 20_000
+"""Terms of the series at most; a hundred are usual, the most are needed where t is thousands of A + s."""
 
 
 class Rates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The shop's customers: the rate of purchases per day is gamma (shape ``r``, rate ``alpha`` days), the
-    probability of leaving after a purchase is beta (``a``, ``b``).
+    probability of leaving after a purchase is beta (``a``, ``b``); ``fade`` is one over the number of gaps
+    that a history weighs at most.
 
     The defaults lie between a grocer, a record shop and a gift wholesaler (``docs/score.md``).
     """
@@ -51,32 +74,377 @@ class Rates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     alpha: _Positive = 35.0
     a: _Positive = 0.4
     b: _Positive = 2.5
+    fade: Annotated[float, Meta(ge=0)] = 0.1
 
 
-def _left_odds(rates: Rates, x: Floats, t_x: Floats, now: Floats) -> Floats:
-    """The odds of having left; ``now`` is alpha + T."""
-    power = (rates.r + x) * (np.log(now) - np.log(rates.alpha + t_x))
+def _posterior(rates: Rates, x: Floats, t_x: Floats) -> tuple[Floats, Floats]:
+    """R and A of the module's text: the rate right after the last purchase is gamma(R, A)."""
+    weight = 1.0 / (1.0 + rates.fade * x)
+    return rates.r + weight * x, rates.alpha + weight * t_x
+
+
+def _left_odds(rates: Rates, x: Floats, shape: Floats, scale: Floats, silent: Floats) -> Floats:
+    power = shape * np.log1p(silent / scale)
     odds: Floats = rates.a / (rates.b + x) * np.exp(np.minimum(power, _LARGEST))
     return odds
 
 
-def alive(rates: Rates, x: Floats, t_x: Floats, T: Floats) -> Floats:  # noqa: N803 (the literature's name)
-    """P(still a customer), less than 1 also for one-time buyers."""
-    probability: Floats = 1.0 / (1.0 + _left_odds(rates, x, t_x, rates.alpha + T))
+def alive(rates: Rates, x: Floats, t_x: Floats, T: Floats) -> Floats:  # noqa: N803 (the papers' name)
+    """P(still a customer): less than 1 for everyone, also right after a purchase."""
+    shape, scale = _posterior(rates, x, t_x)
+    probability: Floats = 1.0 / (1.0 + _left_odds(rates, x, shape, scale, T - t_x))
     return probability
 
 
 def log_odds_of_none(rates: Rates, x: Floats, t_x: Floats, T: Floats, days: float) -> Floats:  # noqa: N803
     """The log-odds of no purchase in the next ``days`` (more than 0)."""
-    now = rates.alpha + T
-    left = _left_odds(rates, x, t_x, now)
-    power = (rates.r + x) * np.log1p(days / now)
-    bought = -np.expm1(-power)
-    logit: Floats = np.log(left + np.exp(-power)) - np.log(bought)
+    shape, scale = _posterior(rates, x, t_x)
+    silent = T - t_x
+    left = _left_odds(rates, x, shape, scale, silent)
+    power = shape * np.log1p(days / (scale + silent))
+    logit: Floats = np.log(left + np.exp(-power)) - np.log(-np.expm1(-power))
     return logit
 
 
 def probability_of_none(rates: Rates, x: Floats, t_x: Floats, T: Floats, days: float) -> Floats:  # noqa: N803
-    """P(no purchase in the next ``days``)."""
+    """P(no purchase in the next ``days``). ``days`` more than 0."""
     probability: Floats = 1.0 / (1.0 + np.exp(-log_odds_of_none(rates, x, t_x, T, days)))
     return probability
+
+
+def expected_purchases(rates: Rates, x: Floats, t_x: Floats, T: Floats, days: float) -> Floats:  # noqa: N803
+    """The expected number of purchase days in the next ``days`` (0 or more)."""
+    x, t_x, T = np.broadcast_arrays(x, t_x, T)  # noqa: N806
+    shape, scale = _posterior(rates, x, t_x)
+    now = scale + (T - t_x)
+    z = days / (now + days)
+    total = rates.a + rates.b + x  # a + q - 1
+    power = (rates.a - 1.0) * np.log1p(-z)
+    # (1 - e^power) / (a - 1), which is -log(1 - z) where a is 1.
+    first = -np.log1p(-z) if rates.a == 1.0 else -np.expm1(power) / (rates.a - 1.0)
+    once = first - np.exp(power) * _series(total - shape, rates.a, total, z)
+    number: Floats = np.maximum(alive(rates, x, t_x, T) * total * once, 0.0)
+    return number
+
+
+def _series(upper: Floats, a: float, lower: Floats, z: Floats) -> Floats:
+    """Sum over n >= 1 of (upper)_n (a)_(n-1) / ((lower)_n n!) z^n, each place until its terms change nothing:
+    how many are added up for one customer does not depend on the others."""
+    shape = z.shape
+    upper, lower, z = upper.ravel(), lower.ravel(), z.ravel()
+    done = np.zeros(z.shape)
+    open_ = np.arange(len(z))
+    term = upper / lower * z
+    total = term.copy()
+    for n in range(1, _TERMS):
+        term = term * ((upper + n) * (a + n - 1.0)) / ((lower + n) * (n + 1.0)) * z
+        total = total + term
+        if n % 8 == 0:
+            # What is left of the series is at most this, its terms' ratio being z or less by now.
+            ended = np.abs(term) <= 1e-12 * np.abs(total) * (1.0 - z)
+            ended |= term == 0.0
+            if ended.any():
+                done[open_[ended]] = total[ended]
+                kept = ~ended
+                open_, term, total = open_[kept], term[kept], total[kept]
+                upper, lower, z = upper[kept], lower[kept], z[kept]
+                if not len(open_):
+                    break
+    done[open_] = total
+    return done.reshape(shape)
+
+
+def expected_wait(rates: Rates, x: Floats, t_x: Floats, T: Floats) -> Floats:  # noqa: N803
+    """Days until the next purchase of a customer who is alive: the **median**. The mean would be infinite
+    for whoever has bought once where r is 1 or less, as it is in most shops."""
+    shape, scale = _posterior(rates, x, t_x)
+    days: Floats = (scale + (T - t_x)) * np.expm1(np.minimum(math.log(2.0) / shape, _LARGEST))
+    return days
+
+
+def log_likelihood(
+    rates: Rates,
+    x: Floats,
+    t_x: Floats,
+    T: Floats,  # noqa: N803
+    *,
+    first_counts: bool = True,
+) -> Floats:
+    """The log-likelihood of each history (natural logarithm, times in days), without the fading of memory.
+
+    With ``first_counts`` a customer may leave after the first purchase too (MBG/NBD); without, only after
+    a repeat purchase (BG/NBD, equation 6 of Fader, Hardie and Lee).
+    """
+    shape = rates.r + x
+    survived = x + (1.0 if first_counts else 0.0)  # occasions to leave, had by who is alive
+    since = np.log(rates.alpha + T) - np.log(rates.alpha + t_x)
+    left = np.where(
+        survived > 0, shape * since + np.log(rates.a / np.maximum(rates.b + survived - 1.0, 1e-300)), -np.inf
+    )
+    numbers = log_gamma(shape) - log_gamma(np.float64(rates.r)) + rates.r * math.log(rates.alpha)
+    stays = (
+        log_gamma(rates.b + survived)
+        - log_gamma(np.float64(rates.b))
+        + log_gamma(np.float64(rates.a + rates.b))
+        - log_gamma(rates.a + rates.b + survived)
+    )
+    found: Floats = numbers + stays - shape * np.log(rates.alpha + T) + np.logaddexp(0.0, left)
+    return found
+
+
+def log_gamma(x: Floats | np.float64) -> Floats:
+    """Log Gamma(x) for x > 0: Stirling's series beyond 8, where five terms give 1e-15, by recurrence below."""
+    y = x + 8.0
+    below = np.log(x * (x + 1.0) * (x + 2.0) * (x + 3.0)) + np.log(
+        (x + 4.0) * (x + 5.0) * (x + 6.0) * (x + 7.0)
+    )
+    u = 1.0 / (y * y)
+    tail = (1 / 12 - u * (1 / 360 - u * (1 / 1260 - u * (1 / 1680 - u / 1188)))) / y
+    found: Floats = (y - 0.5) * np.log(y) - y + 0.5 * math.log(2.0 * math.pi) + tail - below
+    return found
+
+
+_EDGES_X: Final = (1, 2, 3, 4, 6, 8, 12, 18, 30)
+_EDGES_SILENT: Final = (1, 3, 7, 14, 21, 30, 45, 60, 90, 120, 180, 270, 365, 540)
+_EDGES_GAP: Final = (2, 4, 7, 10, 14, 21, 30, 45, 60, 90, 150)
+_FEWEST = 1e-6
+"""The weight, in examples, under which a cell is forgotten."""
+_FARTHEST = 4.0
+"""How far the logarithm of a parameter may stray from the prior's."""
+
+_Key = tuple[float, int, int, int]
+
+
+class OnlineRates:
+    """``Rates`` that follow what became of the shop's customers, one matured example at a time.
+
+    **Statistic.** An example says: so they were (x, t_x, T) at a snapshot, and they bought within H days or
+    not. The same customer comes again every few weeks, and no example says who it was, so what is summed is
+    the likelihood of each outcome **given** the history up to its snapshot: the outcomes of one customer
+    follow upon one another, none counts twice. That is also what the score is used for. Examples fall into
+    cells of similar (x, silence, mean gap, H), a few hundred at most, of which sums are kept; weights halve
+    every ``half_life`` days of the examples' own time, so that the order in which they come changes nothing
+    but rounding.
+
+    **Fit.** Every ``every`` examples two damped steps of Fisher scoring in the logarithms of (r, alpha, a, b),
+    from where the last ones ended. The objective is the mean log-likelihood over the cells times
+
+        n = W shop / (W + shop),      W: the sum of the weights
+
+    minus half the squared distance from the prior's logarithms, a normal prior with a standard deviation of 1.
+    With few examples the prior speaks. With many, they count as at most ``shop``: the outcomes of one season
+    share its weather, and a hundred thousand of them are no hundred thousand witnesses to the next.
+    """
+
+    def __init__(
+        self, prior: Rates | None = None, *, half_life: float = 91.0, shop: float = 250.0, every: int = 256
+    ) -> None:
+        """``half_life``: days. ``shop``: examples. Raises ValueError where one of them is not positive."""
+        if not (half_life > 0 and shop > 0 and every > 0):
+            raise ValueError(
+                f"half_life ({half_life}), shop ({shop}) and every ({every}) must be more than 0"
+            )
+        self._prior = prior or Rates()
+        self._half_life = half_life
+        self._shop = shop
+        self._every = every
+        self._origin = 0.0
+        self._newest = -math.inf
+        self._cells: dict[_Key, list[float]] = {}
+        self.rates: Rates = self._prior
+        """The estimate so far."""
+        self.examples: int = 0
+        """How many have been learned."""
+
+    @property
+    def weight(self) -> float:
+        """The sum of the examples' weights, where the newest counts 1."""
+        return sum(cell[0] for cell in self._cells.values()) * self._unit()
+
+    def learn_one(self, x: float, t_x: float, T: float, days: float, none: bool, at: float) -> None:  # noqa: N803
+        """A customer who was (x, t_x, T) at a snapshot bought nothing in the ``days`` after it (``none``), or
+        did. ``at``: when that was known, in days since any fixed instant. Raises ValueError for what is no
+        history."""
+        silent = T - t_x
+        if not (x >= 0 and t_x >= 0 and silent >= 0 and days > 0 and math.isfinite(x + T + days + at)):
+            raise ValueError(
+                f"no history: x {x}, t_x {t_x}, T {T}, days {days}, at {at}; "
+                "0 <= x, 0 <= t_x <= T and 0 < days are needed"
+            )
+        if not self._cells:
+            self._origin = at
+        halves = (at - self._origin) / self._half_life
+        if halves > 64.0:  # powers of two, so nothing is rounded
+            self._rebase(math.floor(halves))
+            halves = (at - self._origin) / self._half_life
+        self._newest = max(self._newest, at)
+        w = 2.0**halves
+        key = (
+            days,
+            bisect_right(_EDGES_X, x),
+            bisect_right(_EDGES_SILENT, silent),
+            bisect_right(_EDGES_GAP, t_x / x) if x else 0,
+        )
+        cell = self._cells.get(key)
+        if cell is None:
+            cell = self._cells[key] = [0.0] * 5
+        cell[0] += w
+        cell[1] += w * none
+        cell[2] += w * x
+        cell[3] += w * t_x
+        cell[4] += w * silent
+        self.examples += 1
+        if self.examples % self._every == 0:
+            self.refit()
+
+    def _unit(self) -> float:
+        return 2.0 ** ((self._origin - self._newest) / self._half_life) if self._cells else 0.0
+
+    def _rebase(self, halves: int) -> None:
+        factor = 2.0**-halves
+        self._origin += halves * self._half_life
+        self._cells = {
+            key: scaled
+            for key, cell in self._cells.items()
+            if (scaled := [value * factor for value in cell])[0] > 0.0
+        }
+
+    def refit(self, steps: int = 2) -> None:
+        """``steps`` steps from where the estimate stands. Done by itself every ``every`` examples."""
+        if not self._cells:
+            return
+        unit = self._unit()
+        keys = sorted(self._cells)  # so that the sums do not depend on who came first
+        for key in keys:
+            if self._cells[key][0] * unit < _FEWEST:
+                del self._cells[key]
+        keys = [key for key in keys if key in self._cells]
+        rows = np.array([self._cells[key] for key in keys])
+        days = np.array([key[0] for key in keys])
+        w = rows[:, 0] * unit
+        total = float(w.sum())
+        if not total:
+            return
+        none, x, t_x, silent = (rows[:, column] / rows[:, 0] for column in (1, 2, 3, 4))
+        w *= self._shop / (total + self._shop)
+        prior = _logs(self._prior)
+        theta = _logs(self.rates)
+        value, gradient, information = _objective(
+            theta, prior, self._prior.fade, x, t_x, silent, days, none, w
+        )
+        for _ in range(steps):
+            step = _solve(information, gradient)
+            longest = max(abs(d) for d in step)
+            size = min(1.0, 1.0 / longest) if longest else 0.0
+            while size > 1e-3:
+                tried = [
+                    min(max(t + size * d, p - _FARTHEST), p + _FARTHEST)
+                    for t, d, p in zip(theta, step, prior, strict=True)
+                ]
+                found = _objective(tried, prior, self._prior.fade, x, t_x, silent, days, none, w)
+                if found[0] >= value:
+                    theta, (value, gradient, information) = tried, found
+                    break
+                size /= 4.0
+            else:
+                break
+        r, alpha, a, b = (math.exp(t) for t in theta)
+        self.rates = Rates(r, alpha, a, b, self._prior.fade)
+
+    def state(self) -> dict[str, object]:
+        """All it takes to go on elsewhere: numbers, lists and dictionaries, as JSON has them."""
+        return {
+            "rates": msgspec.to_builtins(self.rates),
+            "examples": self.examples,
+            "origin": self._origin,
+            "newest": self._newest if self._cells else None,
+            "cells": [[*key, *self._cells[key]] for key in sorted(self._cells)],
+        }
+
+    def restore(self, state: object) -> None:
+        """Continue from what ``state`` gave, as if nothing had been between. Raises ValueError for anything
+        else, with what is wrong, and then nothing has changed."""
+        try:
+            found = msgspec.convert(state, _State)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"no state of the purchase rate: {error}") from error
+        self.rates, self.examples, self._origin = found.rates, found.examples, found.origin
+        self._newest = -math.inf if found.newest is None else found.newest
+        self._cells = {(row[0], int(row[1]), int(row[2]), int(row[3])): list(row[4:]) for row in found.cells}
+
+
+class _State(msgspec.Struct, forbid_unknown_fields=True):
+    rates: Rates
+    examples: int
+    origin: float
+    newest: float | None
+    cells: list[Annotated[tuple[float, ...], Meta(min_length=9, max_length=9)]]
+
+
+def _logs(rates: Rates) -> list[float]:
+    return [math.log(rates.r), math.log(rates.alpha), math.log(rates.a), math.log(rates.b)]
+
+
+def _objective(
+    theta: list[float],
+    prior: list[float],
+    fade: float,
+    x: Floats,
+    t_x: Floats,
+    silent: Floats,
+    days: Floats,
+    none: Floats,
+    w: Floats,
+) -> tuple[float, list[float], list[list[float]]]:
+    """The penalised log-likelihood of the cells at the logarithms of (r, alpha, a, b), its gradient and the
+    expected information.
+
+    With S(u) = (1 + u / A)^-R and d = a / (b + x):  P(none) = (d + S(silent + H)) / (d + S(silent)).
+    """
+    r, alpha, a, b = (math.exp(t) for t in theta)
+    weight = 1.0 / (1.0 + fade * x)
+    shape, scale = r + weight * x, alpha + weight * t_x
+    d = a / (b + x)
+    log_now, log_then = np.log1p(silent / scale), np.log1p((silent + days) / scale)
+    now, then = np.exp(-shape * log_now), np.exp(-shape * log_then)
+    below = d + now
+    p = np.clip((d + then) / below, 1e-12, 1.0 - 1e-12)
+    by_r = r * (p * now * log_now - then * log_then) / below
+    by_alpha = (
+        alpha * shape / scale
+        * (then * (silent + days) / (scale + silent + days) - p * now * silent / (scale + silent)) / below
+    )  # fmt: skip
+    by_a = d * (1.0 - p) / below
+    by_b = -by_a * b / (b + x)
+    slopes = (by_r, by_alpha, by_a, by_b)
+    variance = p * (1.0 - p)
+    residual = w * (none - p) / variance
+    certain = w / variance
+    away = [t - m for t, m in zip(theta, prior, strict=True)]
+    value = float((w * (none * np.log(p) + (1.0 - none) * np.log1p(-p))).sum()) - 0.5 * sum(
+        v * v for v in away
+    )
+    gradient = [float((residual * slope).sum()) - v for slope, v in zip(slopes, away, strict=True)]
+    information = [
+        [float((certain * one * other).sum()) + (1.0 if i == j else 0.0) for j, other in enumerate(slopes)]
+        for i, one in enumerate(slopes)
+    ]
+    return value, gradient, information
+
+
+def _solve(matrix: list[list[float]], right: list[float]) -> list[float]:
+    """The solution of a positive definite system, by Cholesky's decomposition. In plain Python: four rows, and
+    BLAS would add up in an order of its own."""
+    n = len(right)
+    lower = [[0.0] * n for _ in range(n)]
+    for i in range(n):
+        for j in range(i + 1):
+            rest = matrix[i][j] - sum(lower[i][k] * lower[j][k] for k in range(j))
+            lower[i][j] = math.sqrt(rest) if i == j else rest / lower[j][j]
+    half = [0.0] * n
+    for i in range(n):
+        half[i] = (right[i] - sum(lower[i][k] * half[k] for k in range(i))) / lower[i][i]
+    found = [0.0] * n
+    for i in reversed(range(n)):
+        found[i] = (half[i] - sum(lower[k][i] * found[k] for k in range(i + 1, n))) / lower[i][i]
+    return found
