@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 from alerts import bands
 from alerts.offers import Candidate, candidates
-from alerts.policy import Policy
+from alerts.policy import Policy, measure
 from features.cold import Cold
 from features.customer import Customer
+from features.matrix import Inputs
 from features.shop import DAY
 from features.standing import Episode, Standing
 from streams.alerts import Kind
@@ -22,14 +23,16 @@ WARN_AT = {"medium": bands.MEDIUM, "high": bands.HIGH}
 
 
 class Score(NamedTuple):
-    """One customer's score: see ``models.churn.Scores``; ``rise``: log-odds gained since the last
-    purchase."""
+    """One customer's score: see ``models.churn.Scores``. It stands in ``row`` of the inputs ``x`` it follows from."""
 
     churn: float
     alive: float
     rise: float
+    base: float
     contributions: tuple[float, ...]
     usual_days: float
+    x: Inputs
+    row: int
 
 
 class Transition(NamedTuple):
@@ -98,13 +101,16 @@ def upsell(
     return opened, Transition("upsell", "raised", opened, band, tuple(found))
 
 
-def action(transition: Transition, customer: Customer, policy: Policy) -> str | None:
+def action(
+    transition: Transition, customer: Customer, policy: Policy, cause: str | None = None
+) -> str | None:
     """The measure that the business's table has for a warning or offer; None for other transitions."""
     if transition.kind == "upsell":
         if transition.name != "raised":
             return None
-        return policy.actions.get(f"upsell.{transition.offers[0].type}")
+        return policy.actions.get(f"upsell.{transition.offers[0].type}") or None
     if transition.name not in ("raised", "worsened"):
         return None
-    why = "open_complaint" if customer.open_since else "first_order" if customer.orders == 1 else "repeat"
-    return policy.actions.get(f"{bands.NAMES[transition.band]}.{why}")
+    stage = "first_order" if customer.orders == 1 else "repeat"
+    waits = bool(customer.open_since)
+    return measure(policy, bands.NAMES[transition.band], cause, stage, open_complaint=waits)

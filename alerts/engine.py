@@ -13,15 +13,19 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
 import msgspec
+import numpy as np
 
 from alerts import bands, decide, feeds, offers
 from alerts.ahead import Ahead, Quiet
+from alerts.cause import cause as cause_of
 from alerts.looks import Grid
 from alerts.offers import Candidate
+from alerts.outlook import Expected, outlook
 from alerts.partition import Ceiling, Partition, Poisoned, Window, unpack
 from alerts.policy import Feeds, Policy, fingerprint, version
-from alerts.reasons import reasons
-from features import matrix
+from alerts.reasons import Evidence, reasons
+from alerts.words import ENGLISH, Words
+from features import ledger, matrix
 from features.cold import Cold, bounded_offers
 from features.customer import (
     DECISIVE,
@@ -35,14 +39,17 @@ from features.customer import (
     unpack_cold,
     unpack_hot,
 )
+from features.matrix import Inputs
 from features.shop import DAY, HOUR, Calendar, Shop
 from features.standing import Standing
 from models.churn import ChurnModel, RhythmScore
+from models.learning import Learning
 from models.snapshot import Prior
 from streams import events as ev
 from streams.alerts import Alert, Offer, Score, Versions, alert_id, alert_message, score_message
 from streams.codec import Decoded, Item, Record, Refused, Tick, Tombstone, dead_letter
 from streams.events import rfc3339, type_name
+from streams.examples import Example, example_message
 from streams.message import Message
 from streams.topics import INPUTS
 
@@ -75,10 +82,28 @@ class Turn(msgspec.Struct):
 
 
 class _Ask(NamedTuple):
-    """A question for the scorer."""
+    """A question of a life: the score of a customer at an instant, or (``inputs``) what it would follow from."""
 
     customer: Customer
     at: int
+    inputs: bool = False
+
+
+class Known(NamedTuple):
+    """A model, and the instant from which a partition may use it (microseconds; 0: always)."""
+
+    effective: int
+    model: ChurnModel
+
+
+class _Use(NamedTuple):
+    """What a model brings with it: the looks ahead, the versions that alerts carry, the fingerprint of what decides."""
+
+    effective: int
+    model: ChurnModel
+    ahead: Ahead
+    versions: Versions
+    known: int
 
 
 class _Draft(NamedTuple):
@@ -88,7 +113,7 @@ class _Draft(NamedTuple):
     order: tuple[int, str, int]
     at: int
     delivery: Delivery
-    content: Alert | Score
+    content: Alert | Score | Example
 
 
 class _Cause(NamedTuple):
@@ -152,13 +177,13 @@ class _Life:
         """What is known now may call for a look after ``after``, the first of them at ``soon`` (0: on the grid)."""
         self.quiet.append((self.customer, cold, after, soon))
 
-    def leave(self, place: int, at: int, delivery: Delivery, content: Alert | Score) -> None:
+    def leave(self, place: int, at: int, delivery: Delivery, content: Alert | Score | Example) -> None:
         """Drafts what goes out, in the place of its cause."""
         order = (place, self.name, len(self.drafts))
         self.drafts.append(_Draft(order, at, delivery, content))
 
 
-_Steps = Generator[_Ask, decide.Score, None]
+_Steps = Generator[_Ask, decide.Score | bytes, None]
 
 
 class Engine:
@@ -178,23 +203,32 @@ class Engine:
         feed_settings: Feeds,
         prior: Prior,
         accepted: Mapping[tuple[str, int], int] | None = None,
+        learning: Learning | None = None,
+        words: Words = ENGLISH,
     ) -> None:
         self.application = application
         self.inputs = tuple(inputs)
         self.clock = clock
         self.policy = policy
         self.calendar = Calendar(shop)
-        self.model: ChurnModel = RhythmScore(prior, policy.horizon_days)
-        self._minor = 10**shop.minor_units
+        self._minor_units = shop.minor_units
         self._feeds = feed_settings
         self._grid = Grid(application, policy)
-        self._ahead = Ahead(policy, self._grid, self.model)
         self._accepted = dict(accepted or {})
         self._overdue = round(policy.complaint_overdue_hours * HOUR)
         self._cart_wait = round(policy.cart_hours * HOUR)
-        self.versions = Versions(policy=version(policy), model=self.model.version, features=FEATURES_VERSION)
         self._judged: tuple[dict[str, feeds.Feed] | None, dict[int, bool]] = (None, {})
-        self._known = int.from_bytes(fingerprint(policy, self.model.source)[:4], "big") or 1
+        self._words = words
+        learning = learning or Learning()
+        self._learns = learning.enabled
+        self._use_counts = learning.activity == "purchase_or_use"
+        horizon = round(policy.horizon_days * DAY)
+        self._horizons = tuple(sorted({horizon, *(round(days * DAY) for days in learning.horizons)}))
+        self._step = ledger.step(horizon, self._horizons[-1], round(learning.snapshot_days * DAY))
+        self._lapsed = round(policy.lapsed_days * DAY)
+        self._first = Known(0, RhythmScore(prior, policy.horizon_days))
+        self._models: list[_Use] = []
+        self.adopt(())
 
     # ---- what the shell asks
 
@@ -202,12 +236,54 @@ class Engine:
         """The partition as stored, or a new one."""
         return unpack(blob, number)
 
+    @property
+    def model(self) -> ChurnModel:
+        """The model that decides: of the turn that runs, between turns of the last one."""
+        return self._using.model
+
+    @property
+    def versions(self) -> Versions:
+        """Of what decides, as alerts carry them."""
+        return self._using.versions
+
+    def adopt(self, known: Sequence[Known]) -> None:
+        """From now on these models may decide, beside the statistical one that needs nothing: in a partition the
+        one with the newest effective instant that its clock has reached (wall clock: the newest). A model that
+        is known already stays as it is."""
+        have = {use.model.version: use for use in self._models}
+        self._models = [
+            have.get(each.model.version) or self._used(each)
+            for each in sorted([self._first, *known], key=lambda each: each.effective)
+        ]
+        self._using = self._models[-1]
+
+    def _used(self, known: Known) -> _Use:
+        model = known.model
+        digest = fingerprint(self.policy, model.name)
+        return _Use(
+            known.effective,
+            model,
+            Ahead(self.policy, self._grid, model),
+            Versions(policy=version(self.policy), model=model.version, features=FEATURES_VERSION),
+            int.from_bytes(digest[:4], "big") or 1,
+        )
+
+    def _decided_by(self, partition: Partition) -> None:
+        """Chooses the model of a turn."""
+        models = self._models
+        if self.clock == "wall" or models[-1].effective <= partition.clock:
+            self._using = models[-1]
+            return
+        self._using = next(
+            use for use in reversed(models) if use.effective <= partition.clock or use is models[0]
+        )
+
     def touches(self, items: Iterable[Item]) -> tuple[list[bytes], list[bytes]]:
         """The customers whose hot part, and those whose cold part, these items need."""
         hot: dict[bytes, bool] = {}
         for item in items:
             if isinstance(item, Decoded):
-                hot[item.key] = hot.get(item.key, False) or touches_cold(item.event)
+                hot[item.key] = hot.get(item.key, False) or self._touches(item.event)
         return list(hot), [key for key, cold in hot.items() if cold]
 
     def events(
@@ -226,6 +302,7 @@ class Engine:
         Under the record clock ``items`` holds no Tick: each is a step of its own, whether it moves the
         clock or not (``moved`` remembers it). Raises Missing and Poisoned; nothing has changed then.
         """
+        self._decided_by(partition)
         bound = partition.clock if self.clock == "record" else read_to
         index = INPUTS.index(topic)
         counts: Counts = Counter()
@@ -248,7 +325,7 @@ class Engine:
                     todo = work[item.key] = []
                     life = self._life(item.key, hot[item.key], cold.get(item.key))
                     lives[item.key] = life
-                if item.key not in cold and self._may_fire(lives[item.key], todo, min(item.at, bound)):
+                if item.key not in cold and self._may_fire(lives[item.key], todo, item.at, bound):
                     missing.append(item.key)
                 todo.append((place, before, item))
             elif isinstance(item, Refused):
@@ -315,6 +392,7 @@ class Engine:
         ``complete``: there are no more. Otherwise everything before the last deadline read fires (all
         of it if they are equal), and the caller commits and asks again. ``cause``: the clock record.
         """
+        self._decided_by(partition)
         limit = until
         if not complete and due:
             last = due[-1][1]
@@ -382,7 +460,7 @@ class Engine:
         """A customer at ``at`` in the words of the command line and the API."""
         life = self._life(name.encode("utf-8", "surrogatepass"), hot, cold)
         customer = life.customer
-        money = (customer.spend - customer.returned) / self._minor
+        money = (customer.spend - customer.returned) / 10**self._minor_units
         result: dict[str, object] = {
             "customer": name,
             "orders": customer.orders,
@@ -402,19 +480,23 @@ class Engine:
             result["risk_band"] = bands.NAMES[band]
         result["as_of"] = rfc3339(at)
         if customer.orders:
-            found = reasons(
-                customer, at, score.contributions, score.usual_days, self.policy.complaint_overdue_hours
-            )
-            result["reasons"] = msgspec.to_builtins(found)
+            result["reasons"] = msgspec.to_builtins(reasons(self._evidence(life, score, at), self._words))
         return result
 
     # ---- one customer
 
-    def _may_fire(self, life: _Life, todo: Sequence[tuple[int, int, Decoded]], until: int) -> bool:
-        """Whether a deadline may fall before an event: one that stands, or one that the customer's
-        earlier events of this turn may set. Under the record clock none does: all due have fired."""
-        deadline = life.standing.next_deadline()
-        return 0 < deadline <= until or (self.clock == "wall" and bool(todo))
+    def _may_fire(self, life: _Life, todo: Sequence[tuple[int, int, Decoded]], at: int, bound: int) -> bool:
+        """Whether a deadline may fall before an event at ``at``: one that stands, or one that the customer's
+        earlier events of this turn may set. Under the record clock only a snapshot does: all else due has fired."""
+        standing = life.standing
+        deadline = standing.next_deadline()
+        if 0 < deadline <= min(at, bound) or 0 < standing.snapshot_due < at:
+            return True
+        return self.clock == "wall" and bool(todo)
+
+    def _touches(self, event: ev.Event) -> bool:
+        """Whether the cold part is needed for an event."""
+        return touches_cold(event) or (self._use_counts and type(event) is ev.Use)
 
     def _feed_silent(self, partition: Partition, at: int) -> bool:
         """As ``silent_feeds``, asked once for all looks of an hour: the answer is the same within it."""
@@ -445,6 +527,9 @@ class Engine:
             if 0 < life.standing.next_deadline() <= until:
                 earlier = _Cause(place, partition.applied, topic, before, None, event.history)
                 yield from self._fire(life, until, earlier, partition, counts)
+            while 0 < life.standing.snapshot_due < item.at:
+                # What the event says was not known at that instant.
+                yield from self._snapshot(life, life.standing.snapshot_due)
             try:
                 applied = apply(life.customer, life.cold, item, log.ring, self.calendar)
             except ValueError as error:
@@ -470,6 +555,8 @@ class Engine:
             if applied.cold is not life.cold:
                 life.cold = applied.cold
                 life.grown = True
+            if self._use_counts and type(event) is ev.Use:
+                self._keep(life, ledger.marked(life.cold.pending, item.at))
             if decisive:
                 cause = _Cause(place, partition.applied, topic, item.offset, event.id, event.history)
                 yield from self._decide(life, at, "history" if history else "live", cause, counts)
@@ -482,6 +569,9 @@ class Engine:
         """Sets the deadlines that follow from an event."""
         customer, standing = life.customer, life.standing
         after = max(standing.at, partition.clock)
+        if decisive and customer.orders and not standing.snapshot_due and self._learns:
+            standing.labelled = max(item.at, partition.clock)
+            standing.snapshot_due = ledger.following(standing.labelled, self._apart(life), self._step)
         if not decisive:
             if customer.orders:
                 after = max(after, item.at)
@@ -490,7 +580,7 @@ class Engine:
                     # Nobody has looked ahead: what could be offered is not known without the cold part.
                     standing.look = life.stored = soon
                 standing.look = min(standing.look, soon)
-                life.look_sooner(after, soon, life.cold if touches_cold(item.event) else None)
+                life.look_sooner(after, soon, life.cold if self._touches(item.event) else None)
             return
         if customer.orders:
             standing.look = self._grid.next(customer.last_decisive, life.stagger, after)
@@ -512,8 +602,15 @@ class Engine:
             if not at or at > until:
                 return
             counts["fired",] += 1
+            placed = cause._replace(order=at) if cause.order == _TIMER else cause
+            if at == standing.label_due:
+                self._mature(life, at, placed, counts)
+            if at == standing.snapshot_due:
+                yield from self._snapshot(life, at)
             held = False
             looked = at == standing.look
+            if not looked and at not in (standing.cart_due, standing.complaint_due):
+                continue
             if looked:
                 counts["look",] += 1
                 standing.look = self._grid.next(life.customer.last_decisive, life.stagger, at)
@@ -532,13 +629,63 @@ class Engine:
                 delivery: Delivery = "history"
             else:
                 delivery = "silent" if self._unannounced(standing) else "live"
-            placed = cause._replace(order=at) if cause.order == _TIMER else cause
             yield from self._decide(life, max(at, standing.at), delivery, placed, counts, silent=True)
             if looked:
                 life.look_after(at)
             else:
                 # An episode may have opened, a complaint is overdue: what was seen ahead is no longer true.
                 life.look_sooner(at, 0, life.cold)
+
+    def _apart(self, life: _Life) -> int:
+        """Where on the clock of snapshots a customer stands: customers are spread over one step."""
+        return life.stagger * self._step // self._grid.step
+
+    def _keep(self, life: _Life, pending: tuple[ledger.Pending, ...]) -> None:
+        if pending is not life.cold.pending:
+            life.cold = msgspec.structs.replace(life.cold, pending=pending)
+            life.grown = True
+
+    def _snapshot(self, life: _Life, at: int) -> _Steps:
+        """Remembers what is known at ``at`` until its labels mature. Who lapsed by time is no example any more, until
+        the next purchase."""
+        if at - life.customer.last_purchase > self._lapsed:
+            life.standing.snapshot_due = 0
+            return
+        if life.customer.last_seen > at:
+            # The first purchase came after later events: the state knows what comes after this instant.
+            life.standing.snapshot_due = ledger.following(at, self._apart(life), self._step)
+            return
+        inputs = yield _Ask(life.customer, at, True)
+        assert isinstance(inputs, bytes)
+        standing = life.standing
+        # What was decided late may have made more wait than there is room for: the oldest has waited longest.
+        pending = (*life.cold.pending[1 - ledger.MOST :], ledger.Pending(at, 0, 0, inputs))
+        self._keep(life, pending)
+        standing.snapshot_due = ledger.following(at, self._apart(life), self._step)
+        standing.label_due = ledger.waiting(pending, self._horizons, standing.labelled)
+
+    def _mature(self, life: _Life, at: int, cause: _Cause, counts: Counts) -> None:
+        """The labels whose horizon has passed leave as examples; a snapshot without one that waits is forgotten."""
+        standing, pending = life.standing, life.cold.pending
+        for each in pending:
+            for horizon in self._horizons:
+                if standing.labelled < each.at + horizon <= at:
+                    churned = each.churned(horizon)
+                    counts["example", "churned" if churned else "stayed"] += 1
+                    example = Example(
+                        partition=0,
+                        sequence=0,
+                        at=each.at,
+                        due=each.at + horizon,
+                        horizon_days=horizon / DAY,
+                        churned=churned,
+                        inputs=ledger.unpacked(each.inputs),
+                        features=FEATURES_VERSION,
+                    )
+                    life.leave(cause.order, at, "history", example)
+        standing.labelled = at
+        self._keep(life, tuple(each for each in pending if each.at + self._horizons[-1] > at))
+        standing.label_due = ledger.waiting(life.cold.pending, self._horizons, at)
 
     def _history(self, partition: Partition, at: int, marked: bool) -> bool:
         """Whether a decision at ``at`` is history: marked so, or before go-live under the wall clock."""
@@ -548,7 +695,7 @@ class Engine:
 
     def _unannounced(self, standing: Standing) -> bool:
         """Whether this would be the first live decision after history, a new policy or another model."""
-        return standing.history or (standing.at > 0 and standing.known != self._known)
+        return standing.history or (standing.at > 0 and standing.known != self._using.known)
 
     def _decide(
         self, life: _Life, at: int, delivery: Delivery, cause: _Cause, counts: Counts, *, silent: bool = False
@@ -565,7 +712,9 @@ class Engine:
         transitions: list[decide.Transition] = []
         if customer.orders:
             counts["decision",] += 1
-            score = yield _Ask(customer, at)
+            answer = yield _Ask(customer, at)
+            assert isinstance(answer, decide.Score)
+            score = answer
             standing.churn, band, step = decide.churn(standing, customer, score, at, self.policy)
             if step:
                 standing.warned = step.episode.opened
@@ -582,7 +731,7 @@ class Engine:
             band != standing.written_band or abs(score.churn - standing.written) >= self.policy.score_change
         )
         # The first live look after history ends what is silent about it, and the first of a new policy likewise.
-        known = standing.known == self._known and (delivery == "history" or not standing.history)
+        known = standing.known == self._using.known and (delivery == "history" or not standing.history)
         if silent and known and not transitions and not writes:
             return
         for transition in transitions:
@@ -593,7 +742,7 @@ class Engine:
             counts["score",] += 1
             life.leave(cause.order, at, delivery, self._standing_score(life.name, score, band, at, cause))
         standing.at = at
-        standing.known = self._known
+        standing.known = self._using.known
         standing.history = delivery == "history"
 
     def _offered(self, life: _Life, step: decide.Transition, at: int) -> None:
@@ -623,13 +772,27 @@ class Engine:
             known["horizon_days"] = self.policy.horizon_days
             known["risk_band"] = bands.NAMES[transition.band]
             known["score_source"] = self.model.source
+        behind: str | None = None
         if score is not None and kind == "churn":
-            known["reasons"] = reasons(
-                life.customer, at, score.contributions, score.usual_days, self.policy.complaint_overdue_hours
-            )
+            evidence = self._evidence(life, score, at)
+            known["reasons"] = reasons(evidence, self._words)
+            if name != "resolved":
+                known["cause"] = behind = cause_of(evidence)
+        warned = life.standing.churn is not None
+        probability = None if score is None else score.churn
+        expected = None if score is None else self.model.expected(_alone(score))
+        known |= outlook(
+            at,
+            life.customer.orders,
+            transition.band,
+            warned,
+            probability,
+            Expected(*expected) if expected else Expected(),
+            self._minor_units,
+        ).known()
         if transition.offers:
             known["offers"] = tuple(_offer(candidate) for candidate in transition.offers)
-        action = decide.action(transition, life.customer, self.policy)
+        action = decide.action(transition, life.customer, self.policy, behind)
         if action is not None:
             known["action"] = action
         if cause.event is not None:
@@ -648,6 +811,21 @@ class Engine:
             **known,  # type: ignore[arg-type]  # optional fields, present only when known
         )
         life.leave(cause.order, at, delivery, content)
+
+    def _evidence(self, life: _Life, score: decide.Score, at: int) -> Evidence:
+        return Evidence(
+            customer=life.customer,
+            cold=life.cold,
+            at=at,
+            x=_alone(score),
+            groups=self.model.groups,
+            contributions=score.contributions,
+            base=score.base,
+            usual=self.model.usual,
+            source=self.model.source,
+            overdue_hours=self.policy.complaint_overdue_hours,
+            minor_units=self._minor_units,
+        )
 
     def _standing_score(self, name: str, score: decide.Score, band: int, at: int, cause: _Cause) -> Score:
         return Score(
@@ -672,7 +850,7 @@ class Engine:
                 asks.append(ask)
                 waiting.append(step)
         while waiting:
-            answers = self._score(asks)
+            answers = self._answer(asks)
             asks, running = [], waiting
             waiting = []
             for step, answer in zip(running, answers, strict=True):
@@ -682,19 +860,32 @@ class Engine:
                     continue
                 waiting.append(step)
 
+    def _answer(self, asks: Sequence[_Ask]) -> Sequence[decide.Score | bytes]:
+        snapshots = [ask for ask in asks if ask.inputs]
+        if not snapshots:
+            return self._score(asks)
+        x = matrix.inputs([s.customer for s in snapshots], [s.at for s in snapshots], self._overdue / HOUR)
+        kept = iter(np.array(x).T.astype("<f4"))
+        scored = [ask for ask in asks if not ask.inputs]
+        scores = iter(self._score(scored) if scored else ())
+        return [next(kept).tobytes() if ask.inputs else next(scores) for ask in asks]
+
     def _score(self, asks: Sequence[_Ask]) -> list[decide.Score]:
         x = matrix.inputs([ask.customer for ask in asks], [ask.at for ask in asks], self._overdue / HOUR)
         scores = self.model.score(x)
         rows = zip(*(row.tolist() for row in scores.contributions), strict=True)
         return [
-            decide.Score(churn, alive, rise, contributions, usual)
-            for churn, alive, rise, contributions, usual in zip(
-                scores.churn.tolist(),
-                scores.alive.tolist(),
-                scores.rise.tolist(),
-                rows,
-                scores.usual_days.tolist(),
-                strict=True,
+            decide.Score(churn, alive, rise, base, contributions, usual, x, row)
+            for row, (churn, alive, rise, base, contributions, usual) in enumerate(
+                zip(
+                    scores.churn.tolist(),
+                    scores.alive.tolist(),
+                    scores.rise.tolist(),
+                    scores.base.tolist(),
+                    rows,
+                    scores.usual_days.tolist(),
+                    strict=True,
+                )
             )
         ]
 
@@ -725,7 +916,7 @@ class Engine:
         if not asked:
             return
         looks: dict[bytes, int] = {}
-        for life, look in zip(silent, self._ahead.next(asked), strict=True):
+        for life, look in zip(silent, self._using.ahead.next(asked), strict=True):
             known = looks.get(life.key, life.stored)
             looks[life.key] = min(look, known) if known else look
         for life in {life.key: life for life in silent}.values():
@@ -763,11 +954,17 @@ class Engine:
 
     def _deliver(self, turn: Turn, drafts: list[_Draft], letters: list[tuple[int, Message]]) -> None:
         """Messages in the order of their causes; the ceiling marks what is not delivered."""
+        learned = turn.partition.examples
         ceiling = Ceiling(turn.partition.minutes, self.policy.deliver_per_minute)
         placed = [((place, "", -1), letter) for place, letter in letters]
         for draft in sorted(drafts, key=lambda draft: draft.order):
             content = draft.content
-            if isinstance(content, Score):
+            if isinstance(content, Example):
+                learned += 1
+                message = example_message(
+                    msgspec.structs.replace(content, partition=turn.partition.number, sequence=learned)
+                )
+            elif isinstance(content, Score):
                 message = score_message(content, self.policy.type_prefix, self.application)
             else:
                 decision: str = draft.delivery
@@ -779,7 +976,13 @@ class Engine:
             placed.append((draft.order, message))
         placed.sort(key=lambda pair: pair[0])
         turn.out.extend(message for _, message in placed)
-        turn.partition = msgspec.structs.replace(turn.partition, minutes=ceiling.minutes)
+        turn.partition = msgspec.structs.replace(turn.partition, minutes=ceiling.minutes, examples=learned)
+
+
+def _alone(score: decide.Score) -> Inputs:
+    """The inputs of one score's customer."""
+    row = slice(score.row, score.row + 1)
+    return Inputs(*(column[row] for column in score.x))
 
 
 def _offer(candidate: Candidate) -> Offer:

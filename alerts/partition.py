@@ -9,7 +9,7 @@ import msgspec
 
 from alerts.feeds import Feed
 
-VERSION: Final = 1
+VERSION: Final = 2
 WINDOW: Final = 1_000
 POISON_SHARE: Final = 0.5
 POISON_LEAST: Final = 200
@@ -69,7 +69,7 @@ class Partition(msgspec.Struct, array_like=True, frozen=True, gc=False):
     everything due has fired (0: never moved); ``ticks``: the newest ``clock`` record by topic;
     ``applied``: offset of the last record applied, by topic (logical names); ``live_since``: go-live
     under the wall clock (0: not yet); ``windows`` and ``feeds`` by topic; ``minutes``: alerts
-    delivered by minute of their decision."""
+    delivered by minute of their decision; ``examples``: matured labels that have left."""
 
     version: int = VERSION
     number: int = 0
@@ -80,6 +80,7 @@ class Partition(msgspec.Struct, array_like=True, frozen=True, gc=False):
     windows: dict[str, Window] = {}
     feeds: dict[str, Feed] = {}
     minutes: dict[int, int] = {}
+    examples: int = 0
 
     def pack(self) -> bytes:
         """As it is stored with the partition."""
@@ -114,7 +115,7 @@ def unpack(blob: bytes | None, number: int) -> Partition:
     if blob is None:
         return Partition(number=number)
     partition = _decode(blob)
-    if partition.version != VERSION:
+    if partition.version > VERSION:
         raise ValueError(
             f"partition {number} was written with version {partition.version}, this churnwatch knows "
             f"{VERSION}: run the newer release"

@@ -10,8 +10,6 @@ from array import array
 
 import msgspec
 
-from features.shop import DAY
-
 MOST = 8
 """Snapshots that may wait at once."""
 
@@ -35,6 +33,11 @@ class Pending(msgspec.Struct, array_like=True, frozen=True, gc=False):
 def packed(values: list[float]) -> bytes:
     """The inputs of a snapshot as float32, little-endian on every machine that runs churnwatch."""
     return array("f", values).tobytes()
+
+
+def waiting(pending: tuple[Pending, ...], horizons: tuple[int, ...], after: int) -> int:
+    """The first instant later than ``after`` at which a label matures; 0 for none."""
+    return min((p.at + h for p in pending for h in horizons if p.at + h > after), default=0)
 
 
 def unpacked(raw: bytes) -> tuple[float, ...]:
@@ -62,11 +65,11 @@ def settled(pending: tuple[Pending, ...], at: int) -> tuple[Pending, ...]:
     )
 
 
-def step(horizon_days: float, most_days: float) -> int:
-    """Microseconds between a customer's snapshots: at most ``most_days``, a whole part of the horizon, so that a
-    label matures just when the next snapshot is taken; further apart where more than ``MOST`` would wait."""
-    parts = max(1, -int(-horizon_days // most_days))
-    return round(horizon_days * DAY / min(parts, MOST - 1))
+def step(horizon: int, longest: int, most: int) -> int:
+    """Microseconds between a customer's snapshots: at most ``most``, a whole part of the horizon, so that a label
+    matures just when another snapshot is taken; further apart where more than ``MOST`` would wait for the
+    ``longest`` horizon."""
+    return max(horizon // -(-horizon // most), -(-longest // (MOST - 1)))
 
 
 def following(after: int, stagger: int, step: int) -> int:

@@ -23,7 +23,7 @@ class Episode(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 class Standing(msgspec.Struct, array_like=True, gc=False):
     """Changed in place by the turn that has read it: ``at``: newest instant at which an event or a change was decided; ``sequence``: transitions so far; ``look``, ``cart_due``,
-    ``complaint_due``: deadlines (0: none); ``due``: the deadline that the sorted set holds (0: none); ``known``: fingerprint of the policy and model that decided
+    ``complaint_due``, ``snapshot_due``, ``label_due``: deadlines (0: none); ``labelled``: instant up to which labels have matured; ``due``: the deadline that the sorted set holds (0: none); ``known``: fingerprint of the policy and model that decided
     last; ``history``: the last decision was history; ``written`` and ``written_band``: the score last
     written to ``customer-scores``; ``offered``: instant of the last upsell; ``warned``: instant at
     which the last churn episode opened."""
@@ -42,6 +42,9 @@ class Standing(msgspec.Struct, array_like=True, gc=False):
     upsell: Episode | None = None
     offered: int = 0
     warned: int = 0
+    snapshot_due: int = 0
+    label_due: int = 0
+    labelled: int = 0
 
     def next_deadline(self) -> int:
         """The earliest deadline, 0 when there is none."""
@@ -50,4 +53,8 @@ class Standing(msgspec.Struct, array_like=True, gc=False):
             first = self.cart_due
         if self.complaint_due and (not first or self.complaint_due < first):
             first = self.complaint_due
+        if self.snapshot_due and (not first or self.snapshot_due < first):
+            first = self.snapshot_due
+        if self.label_due and (not first or self.label_due < first):
+            first = self.label_due
         return first

@@ -23,6 +23,8 @@ weight in log-odds, so that the contributions add up to the score.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -57,13 +59,23 @@ class Scores(NamedTuple):
 
 
 class ChurnModel(Protocol):
-    """What a churn model is to the decisions, learned or statistical."""
+    """What a churn model is to the decisions, learned or statistical. ``name`` says which model it is,
+    ``version`` which snapshot of it; ``groups`` what its contributions are of; ``usual`` the inputs' usual values
+    in this shop, where it knows them."""
 
+    name: str
     source: ScoreSource
     version: str
+    groups: tuple[str, ...]
+    usual: Mapping[str, float]
 
     def score(self, x: Inputs) -> Scores:
         """Scores of each customer, independent of who else is in ``x``."""
+        ...
+
+    def expected(self, x: Inputs) -> tuple[float, float] | None:
+        """Of the one customer in ``x``: days until the next order, and the value of the orders of the next 12
+        months in units of the base currency; None where the model does not tell."""
         ...
 
 
@@ -75,12 +87,18 @@ def _logit(p: Floats) -> Floats:
 class RhythmScore:
     """The model of this module for one horizon and one prior."""
 
+    name = "rhythm"
+    groups: tuple[str, ...] = GROUPS
+    usual: Mapping[str, float] = MappingProxyType({})
     source: ScoreSource = "statistical"
 
     def __init__(self, prior: Prior, horizon_days: float) -> None:
         self.version = prior.version
         self._prior = prior
         self._horizon = horizon_days
+
+    def expected(self, x: Inputs) -> None:
+        """Nothing is known of value before anything has been learned."""
 
     def score(self, x: Inputs) -> Scores:
         """See the module."""

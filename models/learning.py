@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -13,6 +13,7 @@ Days = Annotated[float, Meta(gt=0, le=3650)]
 class Learning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Labels, gate and snapshots; ``docs/learning.md`` tells what each is for.
 
+    ``enabled``: snapshots are taken and their labels leave to ``examples``. ``activity``: what ends a silence.
     ``snapshot_days``: at most so many days between two snapshots of one customer that become examples;
     ``horizons``: further horizons in days that are learned beside ``policy.horizon_days``, which leads;
     ``gate``: labels of each outcome that must be there before a learned model may decide; ``publish_labels`` and
@@ -20,7 +21,9 @@ class Learning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     when there is anything new; ``keep``: snapshots that stay in ``models``, older ones are deleted.
     """
 
-    snapshot_days: Days = 21.0
+    enabled: bool = True
+    activity: Literal["purchase", "purchase_or_use"] = "purchase"
+    snapshot_days: Days = 28.0
     horizons: tuple[Days, ...] = ()
     gate: Annotated[int, Meta(ge=1, le=1_000_000)] = 200
     publish_labels: Annotated[int, Meta(ge=1, le=10_000_000)] = 2_000

@@ -21,13 +21,15 @@ from alerts.policy import Feeds, Policy
 from features.cold import Cold
 from features.customer import Customer, unpack_cold, unpack_hot
 from features.shop import DAY, HOUR, MICROS, Shop
+from models.learning import Learning
 from models.snapshot import Prior
 from streams import events as ev
 from streams.alerts import Alert, Score, decode_alert, decode_score
 from streams.codec import CLOCK_KEY, Codec, Decoded, Item, Tick, encode, encode_clock
+from streams.examples import Example, decode_example
 from streams.message import Message, pack, unpack
 from streams.topics import ALERTS as ALERTS_TOPIC
-from streams.topics import COMPACTED, CUSTOMER_SCORES, DEAD_LETTERS, DECISIONS, PURCHASES, TOPIC_OF
+from streams.topics import COMPACTED, CUSTOMER_SCORES, DEAD_LETTERS, DECISIONS, EXAMPLES, PURCHASES, TOPIC_OF
 
 MINUTE = 60 * MICROS
 START = 1_767_225_600_000_000
@@ -224,6 +226,7 @@ class Application:
         policy: Policy | None = None,
         feeds: Feeds | None = None,
         prior: Prior | None = None,
+        learning: Learning | None = None,
         accepted: Mapping[tuple[str, int], int] | None = None,
         crash: Callable[[int], Crash] = lambda _: None,
     ) -> None:
@@ -232,6 +235,7 @@ class Application:
         self.policy = policy or Policy()
         self.feeds = feeds or Feeds()
         self.prior = prior or Prior()
+        self.learning = learning or Learning()
         self.name, self.accepted, self.crash = name, accepted, crash
         self.codec = Codec(self.shop.currency, self.shop.minor_units, self.shop.rates, COMPACTED)
         self.hot: dict[bytes, bytes] = {}
@@ -255,6 +259,7 @@ class Application:
             self.feeds,
             self.prior,
             self.accepted,
+            self.learning,
         )
         self.partition: Partition = self.engine.open(self._blob, 0)
 
@@ -414,6 +419,9 @@ class Application:
             for message in self.messages
             if message.topic == CUSTOMER_SCORES and message.value is not None
         ]
+
+    def examples(self) -> list[Example]:
+        return [decode_example(message.value) for message in self.messages if message.topic == EXAMPLES]
 
     def dead_letters(self) -> list[Message]:
         return [message for message in self.messages if message.topic == DEAD_LETTERS]

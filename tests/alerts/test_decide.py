@@ -6,6 +6,7 @@ from alerts import bands, decide
 from alerts.decide import Score, Transition
 from alerts.offers import Candidate
 from alerts.policy import Policy
+from features import matrix
 from features.cold import CartItem, Cold
 from features.customer import Customer
 from features.shop import DAY, HOUR
@@ -15,11 +16,12 @@ from tests.application import day
 POLICY = Policy()
 AT = day(50)
 BUYER = Customer(orders=3, last_purchase=day(40))
+NOTHING = matrix.inputs([BUYER], [AT], 48.0)
 OPEN = Episode(day(45), bands.MEDIUM, 1, day(40))
 
 
 def score(churn: float, rise: float = 5.0, alive: float = 0.5) -> Score:
-    return Score(churn, alive, rise, (), 10.0)
+    return Score(churn, alive, rise, 0.0, (), 10.0, NOTHING, 0)
 
 
 def churn(
@@ -175,19 +177,19 @@ def warning(name: str, band: int = bands.HIGH) -> Transition:
 
 
 @pytest.mark.parametrize(
-    ("customer", "band", "expected"),
+    ("customer", "band", "cause", "expected"),
     [
-        (Customer(orders=1), bands.HIGH, "second_order_incentive"),
-        (Customer(orders=2), bands.HIGH, "personal_offer"),
-        (Customer(orders=2), bands.MEDIUM, "reminder"),
-        (Customer(orders=1, open_since=(1,)), bands.MEDIUM, "service_recovery_call"),
+        (Customer(orders=1), bands.HIGH, "lost_rhythm", "second_order_incentive"),
+        (Customer(orders=2), bands.HIGH, "lost_rhythm", "personal_offer"),
+        (Customer(orders=2), bands.MEDIUM, "lost_rhythm", "reminder"),
+        (Customer(orders=1, open_since=(1,)), bands.MEDIUM, "service", "service_recovery_call"),
     ],
 )
-def test_a_warning_has_the_measure_of_its_band_and_customer(
-    customer: Customer, band: int, expected: str
+def test_a_warning_has_the_measure_of_its_band_cause_and_customer(
+    customer: Customer, band: int, cause: str, expected: str
 ) -> None:
-    assert decide.action(warning("raised", band), customer, POLICY) == expected
-    assert decide.action(warning("worsened", band), customer, POLICY) == expected
+    assert decide.action(warning("raised", band), customer, POLICY, cause) == expected
+    assert decide.action(warning("worsened", band), customer, POLICY, cause) == expected
 
 
 def test_other_transitions_need_no_measure() -> None:

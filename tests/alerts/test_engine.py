@@ -48,7 +48,7 @@ def test_a_customer_who_goes_silent_is_raised_and_worsens_and_expires() -> None:
     raised = first(application, "churn.raised").alert
     assert day(56) < raised.decided_at < day(90)
     assert raised.risk_band == "medium"
-    assert [reason.feature for reason in raised.reasons] == ["recency_days"]
+    assert [reason.feature for reason in raised.reasons] == ["recency_days", "base"]
     assert raised.action == "reminder"
     assert raised.episode == raised.decided_at
     assert all(
@@ -183,7 +183,9 @@ def test_an_alert_says_what_decided_it_and_nothing_it_does_not_know() -> None:
         "risk_band",
         "score_source",
         "reasons",
+        "cause",
         "action",
+        "lifecycle_stage",
         "cause_event",
         "position",
         "versions",

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alerts.engine import Engine
-from alerts.partition import POISON_LEAST, WINDOW, Ceiling, Partition, Poisoned, Window, unpack
+from alerts.partition import POISON_LEAST, VERSION, WINDOW, Ceiling, Partition, Poisoned, Window, unpack
 from streams.topics import BROWSES, PURCHASES
 from tests.application import Application, Log, day
 
@@ -199,7 +199,7 @@ def test_a_partition_survives_being_stored() -> None:
 
 
 def test_a_partition_of_a_newer_version_is_refused() -> None:
-    newer = msgspec.structs.replace(Partition(), version=2)
+    newer = msgspec.structs.replace(Partition(), version=VERSION + 1)
     with pytest.raises(ValueError, match="run the newer release"):
         unpack(newer.pack(), 0)
 

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from alerts.policy import Feeds
-from alerts.reasons import reasons
+from alerts.reasons import Evidence, reasons
 from features import matrix
+from features.cold import Cold
 from features.customer import EMPTY_COLD, Customer, apply
 from features.shop import Calendar, Shop
 from models.churn import RhythmScore
@@ -23,7 +24,7 @@ from tests.laws import mix
 OVERDUE = 48.0
 
 
-def replayed(found: Mapping[str, Sequence[Decoded]]) -> Customer:
+def replayed(found: Mapping[str, Sequence[Decoded]]) -> tuple[Customer, Cold]:
     """The customer after these records, topic after topic: another order than that of their arrival."""
     customer, cold = Customer(), EMPTY_COLD
     calendar = Calendar(Shop())
@@ -31,22 +32,37 @@ def replayed(found: Mapping[str, Sequence[Decoded]]) -> Customer:
         for item in found[topic]:
             applied = apply(customer, cold, item, INPUTS.index(topic), calendar)
             customer, cold = applied.customer, applied.cold
-    return customer
+    return customer, cold
 
 
 def check(application: Application, read: Sequence[tuple[Row, Item]], seen: Seen) -> bool:
     """Whether the alert's score and reasons follow from its position; False where it has no score."""
     alert = seen.alert
-    customer = replayed(reread(read, alert.position, alert.customer))
+    customer, cold = replayed(reread(read, alert.position, alert.customer))
     if not customer.orders:
         assert alert.churn_probability is None
         return False
     x = matrix.inputs([customer], [alert.decided_at], OVERDUE)
-    scores = RhythmScore(Prior(), application.policy.horizon_days).score(x)
+    model = RhythmScore(Prior(), application.policy.horizon_days)
+    scores = model.score(x)
     assert alert.churn_probability == pytest.approx(float(scores.churn[0]), abs=2e-6), seen.step
     if alert.kind == "churn":
         contributions = tuple(float(row[0]) for row in scores.contributions)
-        expected = reasons(customer, alert.decided_at, contributions, float(scores.usual_days[0]), OVERDUE)
+        base = float(scores.base[0])
+        expected = reasons(
+            Evidence(
+                customer,
+                cold,
+                alert.decided_at,
+                x,
+                model.groups,
+                contributions,
+                base,
+                {},
+                "statistical",
+                OVERDUE,
+            )
+        )
         assert [(r.feature, r.text) for r in alert.reasons] == [(r.feature, r.text) for r in expected]
         for told, found in zip(alert.reasons, expected, strict=True):
             assert told.contribution == pytest.approx(found.contribution, abs=2e-6)
