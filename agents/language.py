@@ -24,6 +24,7 @@ from babel.messages.pofile import read_po
 from babel.numbers import format_decimal, format_percent
 
 from alerts.words import few, plain
+from features.shop import Shop
 
 DOMAIN: Final = "reasons"
 LOCALES: Final[Mapping[str, str]] = {
@@ -68,6 +69,11 @@ class Language:
     def _day(self, at: int) -> str:
         local = (_EPOCH + timedelta(microseconds=at)).astimezone(self._zone)
         return str(format_date(local.date(), format="medium", locale=self.locale))
+
+
+def spoken(shop: Shop) -> Language:
+    """The language of a shop's staff."""
+    return Language(shop.locale, shop.time_zone)
 
 
 def catalogue(locale: str) -> Catalog:

@@ -98,6 +98,9 @@ MEANINGS: Final[dict[str, str]] = {
     ),
     "shop.rates_version": "Names the table of rates; change it with them.",
     "shop.closing_days": "Dates (`2026-12-25`) on which no traffic is expected.",
+    "shop.locale": (
+        "The language of the sentences in alerts: English, Simplified Chinese, Traditional Chinese."
+    ),
     "policy.horizon_days": "Days ahead for which churn is predicted.",
     "policy.medium": "Churn probability from which the risk band is medium.",
     "policy.high": "Churn probability from which it is high.",
@@ -120,7 +123,8 @@ MEANINGS: Final[dict[str, str]] = {
     ),
     "policy.type_prefix": "Begins the CloudEvents `type` of every alert.",
     "policy.actions": (
-        "The action in a warning, by band and cause. Entries that you set replace these; the others stay."
+        "The measure in a warning, by band, cause, stage and tier. Entries that you set replace these; the "
+        "others stay."
     ),
     "feeds.enabled": "Hold churn looks while a topic's traffic has fallen away.",
     "feeds.silent_below": "Share of the usual traffic below which a feed counts as silent.",

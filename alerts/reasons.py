@@ -26,8 +26,8 @@ _LEAST: Final = 0.005
 """Log-odds below which a group is not worth a sentence."""
 _MONTH: Final = 30.0
 _LN2: Final = math.log(2.0)
-_LESS: Final = 0.5
-"""Below this share of what is usual something has dried up."""
+_LESS: Final = 2.0 / 3.0
+"""Below this share of what is usual something has become less."""
 _KNOWN_DAYS: Final = 30.0
 """Days after which a customer's pace is one to compare with."""
 _HOURS_SHOWN: Final = 72.0
@@ -473,9 +473,9 @@ def weightiest(complaints: Mapping[str, Case]) -> Case | None:
     that has waited longest, of others the newest; of two alike the lesser kind."""
     known = [case for case in complaints.values() if case.opened]
 
-    def rank(case: Case) -> tuple[int, int, str]:
-        if case.open:
-            return (0 if case.status == "reopened" else 1), case.opened, case.kind
-        return 2, -case.status_at, case.kind
+    def rank(case: Case) -> tuple[int, int, str, int, int, str]:
+        place = 2 if not case.open else 0 if case.status == "reopened" else 1
+        first = case.opened if case.open else -case.status_at
+        return place, first, case.kind, case.opened, case.status_at, case.status
 
     return min(known, key=rank, default=None)

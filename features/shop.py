@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime
-from typing import Annotated
+from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -17,7 +17,7 @@ class Shop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shop-local purchase days). ``currency`` is the base currency (ISO 4217), ``minor_units`` its
     decimal places, ``rates`` what one unit of another currency is worth in the base currency, and
     ``rates_version`` names that table. ``closing_days`` are ISO dates on which no traffic is
-    expected.
+    expected. ``locale`` is the language in which its staff read reasons.
     """
 
     time_zone: str = "UTC"
@@ -26,6 +26,7 @@ class Shop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rates: dict[str, Annotated[float, Meta(gt=0)]] = {}
     rates_version: str = "1"
     closing_days: tuple[str, ...] = ()
+    locale: Literal["en", "zh_Hans", "zh_Hant"] = "en"
 
 
 MICROS = 1_000_000
