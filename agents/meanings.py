@@ -17,6 +17,7 @@ SECTIONS: Final[dict[str, str]] = {
     "feeds": "When a feed has fallen silent: that is not a silent customer.",
     "prior": "Snapshot 0: the rhythm of all customers, before anything is known of one. `churnwatch prior FILE` "
     "estimates the first five numbers from your own orders.",
+    "learning": "What is learned of customers, and when a learned model may decide. `docs/learning.md` has it whole.",
     "worker": "How one worker process runs.",
 }
 """What each section is about."""
@@ -37,6 +38,7 @@ EXAMPLES: Final[dict[str, str]] = {
     "redis.key": '"/etc/churnwatch/redis-client.key"',
     "shop.rates": '{"EUR" = 1.08, "GBP" = 1.27}',
     "shop.closing_days": '["2026-12-25", "2026-12-26"]',
+    "learning.horizons": "[14.0, 84.0]",
     "worker.accept_invalid_until": '["purchases:3:1700"]',
 }
 """How one writes what has no default, or an empty one."""
@@ -132,6 +134,16 @@ MEANINGS: Final[dict[str, str]] = {
     "feeds.window_hours": "Hours over which traffic is compared.",
     "feeds.window_days": "Days instead, for a feed that carries dates only.",
     "feeds.learn_days": "Days of traffic before a feed is judged.",
+    "learning.enabled": "Take snapshots of customers, and let what becomes of them leave to `examples`.",
+    "learning.activity": "What ends a silence for a label: a purchase, or a use of the product as well.",
+    "learning.snapshot_days": (
+        "Most days between two snapshots of one customer; the horizon is cut into equal parts no longer than this."
+    ),
+    "learning.horizons": "Further horizons in days that are learned beside `policy.horizon_days`, which leads.",
+    "learning.gate": "Labels of each outcome (churned, stayed) that must be there before a learned model may decide.",
+    "learning.publish_labels": "A model snapshot leaves after so many labels.",
+    "learning.publish_seconds": "One leaves so many seconds after the one before, when there is anything new.",
+    "learning.keep": "Snapshots that stay in `models`; older ones are deleted.",
     "prior.version": "Names snapshot 0 in the alerts.",
     "prior.gap_days": "Median days between purchases of customers who come again.",
     "prior.spread": "Standard deviation of the logarithm of those gaps.",

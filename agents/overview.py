@@ -32,6 +32,7 @@ from redis.exceptions import RedisClusterException, RedisError, ResponseError
 from agents.commands.alerts import decided, decode
 from agents.commands.kafka import Broker, headers
 from agents.commands.shell import Failure
+from agents.core import engine_of
 from agents.failure import Code, Unrecoverable
 from agents.settings import Settings, redacted
 from agents.store import Layout, Store, StoreAway, connect
@@ -267,11 +268,8 @@ class _Redis:
             if layout is None:
                 return States(None, ())
             if self.engine is None:
-                s = self.settings
                 mode: ClockMode = "record" if layout.clock == "record" else "wall"
-                self.engine = Engine(
-                    s.application, s.kafka.inputs, mode, s.shop, s.policy, s.feeds, s.prior
-                )  # fmt: skip
+                self.engine = engine_of(self.settings, mode)
             try:
                 partitions = [await self._stored(n, layout) for n in range(layout.partitions)]
             except ResponseError:

@@ -26,6 +26,7 @@ from msgspec import inspect as shape
 from agents.meanings import MEANINGS
 from alerts.policy import Feeds, Policy
 from features.shop import Shop
+from models.learning import Learning
 from models.snapshot import Prior
 
 PREFIX = "CHURNWATCH_"
@@ -246,6 +247,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policy: Policy = Policy()
     feeds: Feeds = Feeds()
     prior: Prior = Prior()
+    learning: Learning = Learning()
     worker: Worker = Worker()
     origins: Mapping[str, Origin] = {}
 

@@ -25,6 +25,7 @@ import mode.loop
 from prometheus_client import CollectorRegistry
 
 from agents import clock, reach, transport
+from agents.core import engine_of
 from agents.failure import Code, LayoutRefused, StoreBroken, Unrecoverable
 from agents.health import Health
 from agents.metrics import Metrics
@@ -32,7 +33,7 @@ from agents.ownership import Offsets, Owned, Ownership, check_counts
 from agents.relay import Relay
 from agents.settings import Settings, redacted
 from agents.store import Lost, Outcome, Store, StoreAway, Write, connect
-from alerts.engine import Engine, Missing, Turn
+from alerts.engine import Missing, Turn
 from alerts.partition import Partition, Poisoned
 from streams import topics
 from streams.codec import Codec, Item, Record, Tick
@@ -148,7 +149,7 @@ class Worker:
         self.metrics = metrics or Metrics(CollectorRegistry())
         kafka = settings.kafka
         self.logical = {kafka.topic(name): name for name in kafka.inputs}
-        self.core: Core = _engine(settings) if core is None else core
+        self.core: Core = engine_of(settings) if core is None else core
         self.codec = Codec(
             settings.shop.currency,
             settings.shop.minor_units,
@@ -716,29 +717,6 @@ def _all_fired(keys: Sequence[bytes], turn: Turn, until: int) -> bool:
 
 def _now() -> int:
     return time.time_ns() // 1000
-
-
-def _engine(settings: Settings) -> Engine:
-    return Engine(
-        settings.application,
-        settings.kafka.inputs,
-        settings.clock.mode,
-        settings.shop,
-        settings.policy,
-        settings.feeds,
-        settings.prior,
-        accepted(settings),
-    )
-
-
-def accepted(settings: Settings) -> dict[tuple[str, int], int]:
-    """Up to which offset an operator accepts invalid records, by (logical topic, partition)."""
-    found: dict[tuple[str, int], int] = {}
-    for text in settings.worker.accept_invalid_until:
-        topic, partition, offset = text.rsplit(":", 2)
-        at = topic.removeprefix(settings.kafka.prefix), int(partition)
-        found[at] = max(int(offset), found.get(at, -1))
-    return found
 
 
 def _explained(poisoned: Poisoned) -> PoisonedStop:

@@ -222,9 +222,9 @@ class Engine:
         learning = learning or Learning()
         self._learns = learning.enabled
         self._use_counts = learning.activity == "purchase_or_use"
-        horizon = round(policy.horizon_days * DAY)
+        horizon = max(round(policy.horizon_days * DAY), 1)
         self._horizons = tuple(sorted({horizon, *(round(days * DAY) for days in learning.horizons)}))
-        self._step = ledger.step(horizon, self._horizons[-1], round(learning.snapshot_days * DAY))
+        self._step = ledger.step(horizon, self._horizons[-1], max(round(learning.snapshot_days * DAY), 1))
         self._lapsed = round(policy.lapsed_days * DAY)
         self._first = Known(0, RhythmScore(prior, policy.horizon_days))
         self._models: list[_Use] = []

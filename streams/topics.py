@@ -16,8 +16,8 @@ CUSTOMER_CHANGES: Final = "customer-changes"
 TASKS: Final = "tasks"
 DECISIONS: Final = "decisions"
 DEAD_LETTERS: Final = "dead-letters"
-
 EXAMPLES: Final = "examples"
+
 MODELS: Final = "models"
 SEGMENTS: Final = "segments"
 PRODUCTS: Final = "products"
@@ -25,11 +25,14 @@ PRODUCTS: Final = "products"
 INPUTS: Final = (PURCHASES, BROWSES, COMPLAINTS, CONTACTS, CUSTOMERS)
 """Read, keyed by customer, all with the same number of partitions."""
 
-OUTPUTS: Final = (ALERTS, CUSTOMER_SCORES, CUSTOMER_CHANGES, TASKS, DECISIONS, DEAD_LETTERS)
-"""Written through the outbox, keyed by customer (``dead-letters``: by the original key)."""
+OUTPUTS: Final = (ALERTS, CUSTOMER_SCORES, CUSTOMER_CHANGES, TASKS, DECISIONS, DEAD_LETTERS, EXAMPLES)
+"""Written through the outbox, keyed by customer (``dead-letters``: by the original key, ``examples``: without)."""
 
-INTERNAL: Final = (EXAMPLES, MODELS, SEGMENTS, PRODUCTS)
+INTERNAL: Final = (MODELS, SEGMENTS, PRODUCTS)
 """Internal or shop-wide."""
+
+SINGLE: Final = frozenset({EXAMPLES, *INTERNAL})
+"""One partition each: one trainer learns, and everybody reads the whole of the others."""
 
 ALL: Final = INPUTS + OUTPUTS + INTERNAL
 

@@ -76,11 +76,13 @@ def application(prefix: str) -> str:
 def topics(kafka: KafkaServer, prefix: str) -> Callable[..., list[str]]:
     """Makes topics of this test on the session's broker: ``topics("purchases", "alerts", partitions=2)``.
 
-    Takes logical names, returns Kafka's.
+    Takes logical names, returns Kafka's. Where alerts go, examples go too, which are not asked for.
     """
 
     def create(*names: str, partitions: int = 4, **config: str) -> list[str]:
         full = [prefix + name for name in names]
+        if "alerts" in names and "examples" not in names:
+            kafka.create_topics([prefix + "examples"], 1)
         kafka.create_topics(full, partitions, {key.replace("_", "."): value for key, value in config.items()})
         return full
 

@@ -14,10 +14,10 @@ import msgspec
 
 from agents import reach
 from agents.commands.shell import Code, Failure
+from agents.core import engine_of
 from agents.failure import Unrecoverable
 from agents.settings import Settings, redacted
 from agents.store import Layout, Store, StoreAway, connect
-from alerts.engine import Engine
 from alerts.partition import unpack
 from streams.events import to_micros
 
@@ -32,15 +32,7 @@ class Reader:
     def __init__(self, settings: Settings, store: Store, layout: Layout) -> None:
         self.store = store
         self.layout = layout
-        self.engine = Engine(
-            settings.application,
-            settings.kafka.inputs,
-            "record" if layout.clock == "record" else "wall",
-            settings.shop,
-            settings.policy,
-            settings.feeds,
-            settings.prior,
-        )
+        self.engine = engine_of(settings, "record" if layout.clock == "record" else "wall")
 
     async def all(self) -> AsyncIterator[dict[str, Any]]:
         """Each customer once."""

@@ -17,7 +17,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it does exp
 from agents.commands.kafka import Broker
 from agents.commands.shell import Code, Failure, Shell, examples, shell
 from agents.settings import Kafka
-from streams.topics import COMPACTED, INTERNAL, OUTPUTS
+from streams.topics import COMPACTED, INTERNAL, OUTPUTS, SINGLE
 
 DEFAULT_PARTITIONS = 6
 
@@ -59,7 +59,7 @@ def create(
     there = broker.partitions()
     inputs: dict[str, int] = {t: there[kafka.topic(t)] for t in kafka.inputs if kafka.topic(t) in there}
     count = _count(kafka, inputs, partitions)
-    wanted = dict.fromkeys((*kafka.inputs, *OUTPUTS), count) | dict.fromkeys(INTERNAL, 1)
+    wanted = dict.fromkeys((*kafka.inputs, *OUTPUTS, *INTERNAL), count) | dict.fromkeys(sorted(SINGLE), 1)
     missing = {t: n for t, n in wanted.items() if kafka.topic(t) not in there}
     existing = [t for t in wanted if t not in missing]
     has_admin = broker.has_admin()

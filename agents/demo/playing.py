@@ -277,7 +277,11 @@ def _create(settings: Settings, names: list[str]) -> None:
             f"Redis does not answer: {error}. Check redis.url and its security settings, or leave --servers away: "
             "the demo then brings its own."
         ) from error
-    wanted = [NewTopic(name, num_partitions=PARTITIONS, replication_factor=1) for name in names]
+    single = {settings.kafka.topic(name) for name in topics.SINGLE}
+    wanted = [
+        NewTopic(name, num_partitions=1 if name in single else PARTITIONS, replication_factor=1)
+        for name in names
+    ]
     for name, future in admin.create_topics(wanted).items():
         try:
             future.result(30)

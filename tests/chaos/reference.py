@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from agents.core import engine_of
 from agents.settings import Settings
 from agents.worker import DUE_LIMIT
 from alerts.engine import Engine, Missing, Turn
@@ -47,15 +48,7 @@ def undisturbed(settings: Settings, records: Iterable[Record], batch: int = 500)
     """By partition number, what must be there after a log of one input topic on the record clock."""
     assert settings.clock.mode == "record"
     assert len(settings.kafka.inputs) == 1
-    engine = Engine(
-        settings.application,
-        settings.kafka.inputs,
-        settings.clock.mode,
-        settings.shop,
-        settings.policy,
-        settings.feeds,
-        settings.prior,
-    )
+    engine = engine_of(settings)
     codec = codec_of(settings)
     topic = settings.kafka.inputs[0]
     parts: dict[int, list[Record]] = {}
