@@ -56,11 +56,9 @@ class Tree:
             "root": None if root is None else _written(root),
         }
 
-    @classmethod
-    def restored(cls, names: Sequence[str], state: dict[str, Any]) -> Tree:
-        """As it was when ``state`` was taken."""
-        found = cls(names)
-        tree = found._tree
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state`` gave, as if nothing had been between."""
+        tree = self._tree
         tree.classes = set(state["classes"])
         root = state["root"]
         vars(tree).update(
@@ -69,7 +67,6 @@ class Tree:
             _n_inactive_leaves=state["inactive"],
             _root=None if root is None else _rebuilt(root, tree.splitter),
         )
-        return found
 
 
 def _written(node: Any) -> list[Any]:

@@ -1,0 +1,622 @@
+"""The trainer: what is learned from each label that has matured, and what is published of it.
+
+Pure, and a function of the examples in their order: however they are cut into batches, however often the
+trainer is stopped and restored, the same examples give the same snapshots under the same names. An example it
+has learned already it knows by its partition and sequence, and passes over.
+
+Every label is first a test. The models (below) say what they expect, it is noted how well, and only then do
+those that learn learn it (prequential evaluation: Dawid, *Statistical theory: the prequential approach*, 1984).
+Labels count in blocks of ``BLOCK``; the last ``BLOCKS`` of them are the window that figures are about. When a
+block is full, the repair of calibration is fitted anew, drift is looked for, the rates of the shop are updated,
+and it is considered whether another model should decide.
+
+The models: ``rhythm`` (``models.churn``, from the settings' prior) and ``purchase_rate`` (buy till you die) need
+no label; ``additive`` is the champion; its challengers are ``recency`` (recency only), ``rfm`` (recency,
+frequency, money) and ``tree`` (one of river's, which cannot be promoted).
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from features.matrix import Inputs
+from features.shop import DAY
+from models.calibration import Repair, losses, probability, reliability
+from models.churn import RhythmScore
+from models.drift import Watch
+from models.evaluation import auc, brier, log_loss
+from models.learning import Learning
+from models.purchase_rate import OnlineRates, Rates, log_odds_of_none
+from models.snapshot import (
+    STATISTICAL,
+    Figures,
+    Gate,
+    Horizon,
+    Learned,
+    Prior,
+    Promotion,
+    Snapshot,
+    Usual,
+    named,
+)
+from streams.events import Micros, rfc3339
+from streams.examples import Example
+
+Floats = NDArray[np.float64]
+
+VERSION: Final = 1
+"""Of the trainer's own state."""
+BLOCK: Final = 128
+BLOCKS: Final = 32
+SAMPLED: Final = 8
+"""Of so many labels one is remembered with its inputs, to say what is usual."""
+CHAMPION: Final = "additive"
+YARDSTICK: Final = "tree"
+MARGIN: Final = 0.01
+"""By what share of its log-loss a challenger must be better than the model that decides."""
+CERTAIN: Final = 2.0
+"""By how many standard errors of the difference, too."""
+LEAST: Final = 4
+"""Full blocks in the window before models are compared."""
+AHEAD_DAYS: Final = 7.0
+"""How long a challenger must have been ahead at every look, by the labels' own clock, so that a weekday, or a
+single campaign, promotes nothing."""
+PROMOTIONS: Final = 20
+"""Promotions that are remembered."""
+
+INPUTS: Final = Inputs._fields
+_RECENCY, _AGE, _GAPS = (INPUTS.index(name) for name in ("recency", "age", "gaps"))
+_SIGNALS: Final = (*(f"input:{name}" for name in INPUTS), "score", "error")
+
+
+class Learner(Protocol):
+    """A model that learns one label at a time."""
+
+    def learn(self, inputs: Sequence[float], churned: bool) -> float:
+        """The log-odds of churn it states, before it learns the label. ``inputs`` in the order of ``INPUTS``."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Plain data to go on from."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state`` gave."""
+        ...
+
+
+class Publishing(Learner, Protocol):
+    """One that may be promoted, because workers can score from what it publishes."""
+
+    def published(self) -> dict[str, Any]:
+        """``Learned.data`` of a snapshot."""
+        ...
+
+
+What = Literal["learned", "repeated", "other_horizon", "other_features"]
+
+
+class Publication(NamedTuple):
+    """A snapshot to be published, and the versions that are to be deleted."""
+
+    snapshot: Snapshot
+    deleted: tuple[str, ...]
+
+
+class Lesson(NamedTuple):
+    """What became of some examples, in their order; the snapshots that fell due on the way; what is to be told:
+    promotions and drift, in words."""
+
+    what: tuple[What, ...]
+    published: tuple[Publication, ...]
+    told: tuple[str, ...]
+
+
+class UnknownState(ValueError):
+    """A trainer's state was written by another release; the message says what to do."""
+
+
+class _Block(NamedTuple):
+    """A full block. ``since``: when its first label matured; ``own``: what each model itself said, ``stated``: what
+    was stated after the repair, in log-odds; ``sample``: inputs of some who came again, a row each."""
+
+    since: Micros
+    churned: Floats
+    own: dict[str, Floats]
+    stated: Floats
+    sample: NDArray[np.float32]
+    loss: dict[str, Floats]
+
+
+class _Course:
+    """What is learned for one horizon."""
+
+    def __init__(self, days: float, prior: Prior, needed: int, learners: Mapping[str, Learner]) -> None:
+        self.days = days
+        self.rhythm = RhythmScore(prior, days)
+        self.learners = dict(learners)
+        self.models = (*STATISTICAL, *self.learners)
+        self.needed = needed
+        self.labels = 0
+        self.churned = 0
+        self.repair = Repair()
+        self.watch = Watch()
+        self.promoted = Promotion(model=STATISTICAL[0], since=0, why="before anything was learned")
+        self.promotions: tuple[Promotion, ...] = ()
+        self.open = False
+        self.ahead: dict[str, Micros] = {}
+        self.full = 0
+        self.blocks: deque[_Block] = deque(maxlen=BLOCKS)
+        self.unsaved: dict[int, bytes] = {}
+        self.empty()
+
+    # ---- the block that fills
+
+    def empty(self) -> None:
+        """Begin a block."""
+        self.since: Micros = 0
+        self.outcomes = array("f")
+        self.own = {model: array("f") for model in self.models}
+        self.stated = array("f")
+        self.rows = array("f")
+
+    @property
+    def room(self) -> int:
+        """Labels until the block is full."""
+        return BLOCK - len(self.outcomes)
+
+    def take(self, examples: Sequence[Example], rates: Rates) -> None:
+        """Test, note, learn. There is room for all of them."""
+        if not self.since:
+            self.since = examples[0].due
+        rows = np.array([e.inputs for e in examples], dtype=np.float32)
+        x = _inputs(rows)
+        outcomes = [e.churned for e in examples]
+        self.labels += len(outcomes)
+        self.churned += sum(outcomes)
+        self.outcomes.extend(outcomes)
+        self.rows.frombytes(rows.tobytes())
+        self.own["rhythm"].extend(self.rhythm.score(x).logit.tolist())
+        self.own["purchase_rate"].extend(purchase_rate(rates, x, self.days).tolist())
+        for name, learner in self.learners.items():
+            learn = learner.learn
+            said = [learn(e.inputs, e.churned) for e in examples]
+            self.own[name].extend(said)
+            if name == CHAMPION:
+                scale, shift = self.repair.holds
+                self.stated.extend([scale * z + shift for z in said])
+
+    def close(self, at: Micros) -> list[str]:
+        """The block is full. What is to be told."""
+        rows = np.frombuffer(self.rows, dtype=np.float32).reshape(BLOCK, len(INPUTS))
+        churned = _floats(self.outcomes)
+        sample = rows[::SAMPLED][churned[::SAMPLED] == 0].copy()
+        own = {model: _floats(said) for model, said in self.own.items()}
+        block = _block(self.since, churned, own, _floats(self.stated), sample)
+        self.unsaved[self.full % BLOCKS] = _packed(block)
+        self.blocks.append(block)
+        self.full += 1
+        whole = self._window(CHAMPION, own=True), np.concatenate([b.churned for b in self.blocks])
+        self.repair.after((own[CHAMPION], churned), whole)
+        model = self.promoted.model
+        said = probability(block.stated if model == CHAMPION else own[model])
+        signals = np.vstack([rows.T.astype(np.float64), said, block.loss[model]])
+        moved = self.watch.after(_SIGNALS, signals, at)
+        told = [
+            f"{d.what} has moved under horizon {self.days:g}: {d.before:.4g}, now {d.after:.4g}"
+            for d in moved
+        ]
+        told += self._consider(at)
+        self.empty()
+        return told
+
+    def _window(self, model: str, *, own: bool = False) -> Floats:
+        """Log-odds that a model said (``own``), or stated, over the window of full blocks."""
+        if model == CHAMPION and not own:
+            return np.concatenate([b.stated for b in self.blocks])
+        return np.concatenate([b.own[model] for b in self.blocks])
+
+    # ---- who decides
+
+    def _consider(self, at: Micros) -> list[str]:
+        """Whether another model should decide from now on."""
+        told = []
+        stayed = self.labels - self.churned
+        if not self.open and min(self.churned, stayed) >= self.needed:
+            self.open = True
+            told.append(
+                f"The gate is open under horizon {self.days:g}: {self.churned} churned, {stayed} stayed"
+            )
+        if len(self.blocks) < LEAST:
+            return told
+        loss = {model: np.concatenate([b.loss[model] for b in self.blocks]) for model in self.models}
+        held = loss[self.promoted.model]
+        best = min(float(loss[model].mean()) for model in STATISTICAL)
+        found: tuple[float, str] | None = None
+        for model in self.models:
+            if model in {self.promoted.model, YARDSTICK} or (model not in STATISTICAL and not self.open):
+                continue
+            gained = held - loss[model]
+            gain = float(gained.mean())
+            # Labels are there for the champion: it takes over from the statistical scores when it is no worse.
+            first = model == CHAMPION and all(p.model != CHAMPION for p in self.promotions)
+            if first:
+                better = float(loss[model].mean()) <= best
+            else:
+                error = float(gained.std()) / len(gained) ** 0.5
+                better = gain > max(MARGIN * float(held.mean()), CERTAIN * error)
+            if not better:
+                self.ahead.pop(model, None)
+                continue
+            since = self.ahead.setdefault(model, at)
+            if (first or at - since >= AHEAD_DAYS * DAY) and (found is None or gain > found[0]):
+                found = gain, model
+        if found is not None:
+            told.append(self._promote(found[1], found[0], held, at))
+        return told
+
+    def _promote(self, model: str, gain: float, held: Floats, at: Micros) -> str:
+        loss = float(held.mean())
+        why = (
+            f"log-loss {loss - gain:.4f} against {loss:.4f} of {self.promoted.model} over the last {len(held)} labels"
+            f", ahead since {rfc3339(self.ahead[model])[:10]}"
+        )
+        self.promoted = Promotion(model=model, since=at, why=why)
+        self.promotions = (*self.promotions, self.promoted)[-PROMOTIONS:]
+        self.ahead = {}
+        return f"{model} decides now under horizon {self.days:g}: {why}"
+
+    # ---- what is published
+
+    def published(self, effective: Micros) -> Horizon:
+        """What a snapshot says of this horizon."""
+        names = {CHAMPION, self.promoted.model} & self.learners.keys() - {YARDSTICK}
+        models = {}
+        for name in sorted(names):
+            learner: Any = self.learners[name]
+            calibration = {"calibration": self.repair.published()} if name == CHAMPION else {}
+            models[name] = Learned(data=learner.published(), **calibration)
+        churned = np.concatenate([*(b.churned for b in self.blocks), _floats(self.outcomes)])
+        stated = {model: self._stated(model) for model in self.models}
+        since = self.blocks[0].since if self.blocks else self.since
+        return Horizon(
+            days=self.days,
+            labels=self.labels,
+            promoted=self.promoted,
+            promotions=self.promotions,
+            gate=self._gate(effective, since, churned),
+            models=models,
+            figures=tuple(_figures(model, since, churned, said) for model, said in stated.items()),
+            reliability=reliability(probability(stated[self.promoted.model]), churned),
+            drift=self.watch.moved,
+        )
+
+    def _stated(self, model: str) -> Floats:
+        """What a model stated, in log-odds, over the window and the block that fills."""
+        filling = self.stated if model == CHAMPION else self.own[model]
+        if not self.blocks:
+            return _floats(filling)
+        return np.concatenate([self._window(model), _floats(filling)])
+
+    def _gate(self, effective: Micros, since: Micros, churned: Floats) -> Gate:
+        stayed = self.labels - self.churned
+        until: Micros | None = None
+        churners = int(churned.sum())
+        # Of each outcome: how many are missing, and how many came lately.
+        lacking = (self.needed - self.churned, churners), (self.needed - stayed, len(churned) - churners)
+        if not self.open and effective > since and all(lately or missing <= 0 for missing, lately in lacking):
+            waits = [missing / lately for missing, lately in lacking if missing > 0]
+            until = effective + round(max(waits, default=0.0) * (effective - since))
+        return Gate(open=self.open, needed=self.needed, churned=self.churned, stayed=stayed, until=until)
+
+    def usual(self) -> dict[str, Usual]:
+        """What is usual among customers who came again."""
+        samples = [b.sample for b in self.blocks if len(b.sample)]
+        if not samples:
+            return {}
+        quartiles = np.quantile(np.concatenate(samples).astype(np.float64), [0.25, 0.5, 0.75], axis=0)
+        return {
+            name: Usual(low=round(low, 6), middle=round(middle, 6), high=round(high, 6))
+            for name, low, middle, high in zip(INPUTS, *quartiles.tolist(), strict=True)
+        }
+
+    # ---- what is kept
+
+    def state(self) -> dict[str, Any]:
+        """All but the full blocks."""
+        return {
+            "labels": self.labels,
+            "churned": self.churned,
+            "learners": {name: learner.state() for name, learner in self.learners.items()},
+            "repair": self.repair.state(),
+            "watch": self.watch.state(),
+            "promoted": msgspec.to_builtins(self.promoted),
+            "promotions": msgspec.to_builtins(self.promotions),
+            "open": self.open,
+            "ahead": self.ahead,
+            "full": self.full,
+            "since": self.since,
+            "outcomes": self.outcomes.tobytes(),
+            "own": {model: said.tobytes() for model, said in self.own.items()},
+            "stated": self.stated.tobytes(),
+            "rows": self.rows.tobytes(),
+        }
+
+    def restore(self, state: Mapping[str, Any], blocks: Mapping[int, bytes]) -> None:
+        """Go on from ``state`` and the full blocks that belong to it, by slot."""
+        for name, learner in self.learners.items():
+            if name in state["learners"]:
+                learner.restore(state["learners"][name])
+        self.labels, self.churned = state["labels"], state["churned"]
+        self.repair = Repair.restored(state["repair"])
+        self.watch = Watch.restored(state["watch"])
+        self.promoted = msgspec.convert(state["promoted"], Promotion)
+        self.promotions = msgspec.convert(state["promotions"], tuple[Promotion, ...])
+        self.open, self.ahead, self.full = state["open"], dict(state["ahead"]), state["full"]
+        self.since = state["since"]
+        self.outcomes.frombytes(state["outcomes"])
+        self.stated.frombytes(state["stated"])
+        self.rows.frombytes(state["rows"])
+        for model, said in self.own.items():
+            said.frombytes(state["own"][model])
+        for number in range(max(0, self.full - BLOCKS), self.full):
+            self.blocks.append(_unpacked(blocks[number % BLOCKS]))
+
+
+class Trainer:
+    """What has been learned of one shop.
+
+    ``horizon_days`` leads; ``features`` is the version of the inputs: an example of another one is passed over.
+    """
+
+    def __init__(
+        self,
+        learning: Learning,
+        horizon_days: float,
+        prior: Prior,
+        features: str,
+        makers: Mapping[str, Callable[[float], Learner]],
+    ) -> None:
+        self.learning = learning
+        self.features = features
+        self.effective: Micros = 0
+        self.unpublished = 0
+        self.published: tuple[str, ...] = ()
+        self.sequences: dict[int, int] = {}
+        self.rates = OnlineRates()
+        self._courses = {
+            days: _Course(days, prior, learning.gate, {name: make(days) for name, make in makers.items()})
+            for days in dict.fromkeys((horizon_days, *learning.horizons))
+        }
+        self._leading = self._courses[horizon_days]
+
+    @property
+    def labels(self) -> int:
+        """Labels learned so far under the leading horizon."""
+        return self._leading.labels
+
+    # ---- learning
+
+    def learn(self, examples: Iterable[Example]) -> Lesson:
+        """Learn examples in their order, each that was not learned before."""
+        what: list[What] = []
+        published: list[Publication] = []
+        told: list[str] = []
+        run: list[Example] = []
+        course = self._leading
+        for example in examples:
+            found = self._judged(example)
+            what.append(found)
+            if found != "learned":
+                continue
+            of = self._courses[example.horizon_days]
+            if of is not course:
+                self._take(course, run, published, told)
+                run, course = [], of
+            run.append(example)
+            if len(run) == course.room:
+                self._take(course, run, published, told)
+                run = []
+        self._take(course, run, published, told)
+        return Lesson(tuple(what), tuple(published), tuple(told))
+
+    def _judged(self, example: Example) -> What:
+        if example.sequence <= self.sequences.get(example.partition, 0):
+            return "repeated"
+        self.sequences[example.partition] = example.sequence
+        if example.features != self.features or len(example.inputs) != len(INPUTS):
+            return "other_features"
+        return "learned" if example.horizon_days in self._courses else "other_horizon"
+
+    def _take(
+        self, course: _Course, run: list[Example], published: list[Publication], told: list[str]
+    ) -> None:
+        if not run:
+            return
+        course.take(run, self.rates.rates)
+        if course is self._leading:  # other horizons tell of the same customers again
+            for e in run:
+                recency, age, gaps = e.inputs[_RECENCY], e.inputs[_AGE], e.inputs[_GAPS]
+                t_x = max(age - recency, 0.0)
+                self.rates.learn_one(gaps, t_x, t_x + recency, e.horizon_days, e.churned, e.due / DAY)
+        self.effective = max(self.effective, *(e.due for e in run))
+        self.unpublished += len(run)
+        if course.room:
+            return
+        promoted = course.promoted
+        told += course.close(self.effective)
+        if self.unpublished >= self.learning.publish_labels or course.promoted is not promoted:
+            published.append(self.publish())
+
+    # ---- publishing
+
+    def snapshot(self) -> Snapshot:
+        """What is known now, under its name."""
+        leading = self._leading
+        others = [course for course in self._courses.values() if course is not leading]
+        return named(
+            Snapshot(
+                effective=self.effective,
+                made_at=self.effective,
+                source="statistical" if leading.promoted.model in STATISTICAL else "learned",
+                features=self.features,
+                inputs=INPUTS,
+                horizons=tuple(course.published(self.effective) for course in (leading, *others)),
+                purchase_rate=self.rates.rates,
+                spend={},
+                usual=leading.usual(),
+            )
+        )
+
+    def publish(self) -> Publication:
+        """A snapshot to be published now; those that are to be deleted, as more than ``keep`` are there."""
+        snapshot = self.snapshot()
+        self.unpublished = 0
+        there = (*(version for version in self.published if version != snapshot.version), snapshot.version)
+        self.published = there[-self.learning.keep :]
+        return Publication(snapshot, there[: -self.learning.keep])
+
+    # ---- what is kept
+
+    def state(self) -> dict[str, Any]:
+        """Plain data to go on from, together with ``blocks``: sequences, weights and windows are one state."""
+        return {
+            "version": VERSION,
+            "features": self.features,
+            "effective": self.effective,
+            "unpublished": self.unpublished,
+            "published": self.published,
+            "sequences": self.sequences,
+            "rates": self.rates.state(),
+            "courses": {repr(days): course.state() for days, course in self._courses.items()},
+        }
+
+    def restore(self, state: Mapping[str, Any], blocks: Mapping[str, bytes]) -> bool:
+        """Go on from ``state`` and its blocks (``needed_blocks``), as if nothing had been between.
+
+        False when the inputs have another version since, so that learning begins anew; what was learned of which
+        sequence is kept. A horizon that is no longer wanted is dropped. Raises :class:`UnknownState`.
+        """
+        if state.get("version") != VERSION:
+            raise UnknownState(
+                f"The trainer's state has version {state.get('version')}, this churnwatch knows {VERSION}: run the "
+                f"release that wrote it."
+            )
+        self.sequences = dict(state["sequences"])
+        self.published = tuple(state["published"])
+        if state["features"] != self.features:
+            return False
+        self.effective, self.unpublished = state["effective"], state["unpublished"]
+        self.rates.restore(state["rates"])
+        for days, course in self._courses.items():
+            kept = state["courses"].get(repr(days))
+            if kept is not None:
+                prefix = f"{days!r}:"
+                course.restore(
+                    kept,
+                    {int(k.removeprefix(prefix)): b for k, b in blocks.items() if k.startswith(prefix)},
+                )
+        return True
+
+    def blocks(self) -> dict[str, bytes]:
+        """All full blocks of the windows, by name."""
+        return {
+            f"{days!r}:{number % BLOCKS}": _packed(block)
+            for days, course in self._courses.items()
+            for number, block in enumerate(course.blocks, course.full - len(course.blocks))
+        }
+
+    def unsaved(self) -> dict[str, bytes]:
+        """Of these, what is new or changed since :meth:`saved`."""
+        return {
+            f"{days!r}:{slot}": b
+            for days, course in self._courses.items()
+            for slot, b in course.unsaved.items()
+        }
+
+    def saved(self) -> None:
+        """What was unsaved is kept now."""
+        for course in self._courses.values():
+            course.unsaved.clear()
+
+
+def needed_blocks(state: Mapping[str, Any]) -> list[str]:
+    """Which blocks belong to a state, by name."""
+    return [
+        f"{days}:{number % BLOCKS}"
+        for days, course in state["courses"].items()
+        for number in range(max(0, course["full"] - BLOCKS), course["full"])
+    ]
+
+
+def purchase_rate(rates: Rates, x: Inputs, days: float) -> Floats:
+    """Log-odds of no purchase within so many days, of buy-till-you-die alone."""
+    return log_odds_of_none(rates, x.gaps, np.maximum(x.age - x.recency, 0.0), x.age, days)
+
+
+def _inputs(rows: NDArray[np.float32]) -> Inputs:
+    return Inputs(*np.ascontiguousarray(rows.T, dtype=np.float64))
+
+
+def _floats(values: array[float]) -> Floats:
+    return np.frombuffer(values, dtype=np.float32).astype(np.float64) if values else np.empty(0)
+
+
+def _figures(model: str, since: Micros, churned: Floats, said: Floats) -> Figures:
+    if not len(churned):
+        return Figures(model=model, labels=0, since=since)
+    p = probability(said)
+    both = 0.0 < churned.mean() < 1.0
+    return Figures(
+        model=model,
+        labels=len(churned),
+        since=since,
+        log_loss=round(log_loss(churned, p), 6),
+        auc=round(auc(churned, p), 6) if both else None,
+        brier=round(brier(churned, p), 6),
+        expected=round(float(p.mean()), 6),
+        happened=round(float(churned.mean()), 6),
+    )
+
+
+def _block(
+    since: Micros, churned: Floats, own: dict[str, Floats], stated: Floats, sample: NDArray[np.float32]
+) -> _Block:
+    loss = {model: losses(stated if model == CHAMPION else said, churned) for model, said in own.items()}
+    return _Block(since, churned, own, stated, sample, loss)
+
+
+class _Packed(msgspec.Struct, array_like=True):
+    since: Micros
+    churned: bytes
+    own: dict[str, bytes]
+    stated: bytes
+    sample: bytes
+
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(_Packed).decode
+
+
+def _packed(block: _Block) -> bytes:
+    own = {model: said.astype(np.float32).tobytes() for model, said in block.own.items()}
+    churned, stated = block.churned.astype(np.float32), block.stated.astype(np.float32)
+    return _pack(_Packed(block.since, churned.tobytes(), own, stated.tobytes(), block.sample.tobytes()))
+
+
+def _unpacked(raw: bytes) -> _Block:
+    found = _unpack(raw)
+    own = {model: _from_bytes(said) for model, said in found.own.items()}
+    sample = np.frombuffer(found.sample, np.float32).reshape(-1, len(INPUTS))
+    return _block(found.since, _from_bytes(found.churned), own, _from_bytes(found.stated), sample)
+
+
+def _from_bytes(raw: bytes) -> Floats:
+    return np.frombuffer(raw, np.float32).astype(np.float64)
