@@ -24,6 +24,7 @@ weight in log-odds, so that the contributions add up to the score.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import log
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
@@ -89,11 +90,11 @@ class RhythmScore:
 
     name = "rhythm"
     groups: tuple[str, ...] = GROUPS
-    usual: Mapping[str, float] = MappingProxyType({})
     source: ScoreSource = "statistical"
 
     def __init__(self, prior: Prior, horizon_days: float) -> None:
         self.version = prior.version
+        self.usual: Mapping[str, float] = MappingProxyType({"gap_mean": log(prior.gap_days)})
         self._prior = prior
         self._horizon = horizon_days
 

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from agents.demo.messages import Bought, Ended, Failed, Logged, Measured, Message, Opened, Said
 from agents.simulator import Departure
+from alerts.reasons import BASE
 from features.shop import DAY
 from streams.alerts import Alert, Band, Reason, Score
 
@@ -23,10 +24,15 @@ RATE_OVER: Final = 2.0
 TELLING: Final = 2
 """Purchases from which on a customer has a rhythm to be drawn."""
 _LINES_KEPT = 5
-_SHORTER = (
-    ("A complaint has been open for", "complaint open"),
-    (" and is overdue", ", overdue"),
-    ("The customer said that they are leaving", "says that they are leaving"),
+_SHORTER = tuple(
+    (re.compile(long), short)
+    for long, short in (
+        (r"A complaint about (.+?) has been open for", r"complaint about \1 open"),
+        (" and is overdue", ", overdue"),
+        (", and was reopened", ", reopened"),
+        (r"The customer said on .+? that they are leaving", "says that they are leaving"),
+        (r"A complaint about (.+?) was (\w+) (.+?) ago \(.*\)", r"complaint about \1 \2 \3 ago"),
+    )
 )
 _hours = re.compile(r"(\d+) hours")
 _WAITING_KEPT = 200
@@ -250,8 +256,7 @@ class Headlines:
     def _telling(self, alert: Alert) -> tuple[bool, int, int, int]:
         customer = self._customers.get(alert.customer)
         bought = len(customer.purchases) if customer else 0
-        reasons = min(len(alert.reasons) + len(alert.offers), 2)
-        return alert.customer not in self._shown, reasons, bought, alert.decided_at
+        return alert.customer not in self._shown, len(reasons(alert)), bought, alert.decided_at
 
 
 def because(reason: Reason) -> str:
@@ -267,16 +272,17 @@ def because(reason: Reason) -> str:
 
 def reasons(alert: Alert) -> list[tuple[str, float]]:
     """The two strongest reasons of an alert with their weight (above 0: towards leaving); for an offer
-    what makes it due, with no weight."""
+    what makes it due, with no weight. Where the score starts is no reason to tell."""
     if alert.offers:
         return [(_clause(alert.offers[0].reason or alert.offers[0].type), 0.0)]
-    return [(because(reason), reason.contribution or 0.0) for reason in alert.reasons[:2]]
+    told = [reason for reason in alert.reasons if reason.feature != BASE]
+    return [(because(reason), reason.contribution or 0.0) for reason in told[:2]]
 
 
 def _clause(sentence: str) -> str:
     """A sentence without what makes it one; the commonest ones shorter."""
-    said = sentence.rstrip(".")
+    said = sentence.partition(" Usual")[0].rstrip(".")
     for long, short in _SHORTER:
-        said = said.replace(long, short)
+        said = long.sub(short, said)
     said = _hours.sub(lambda found: f"{int(found[1]) // 24} days" if int(found[1]) >= 72 else found[0], said)
     return said[:1].lower() + said[1:]

@@ -10,6 +10,7 @@ import time
 from agents.demo import summary
 from agents.demo.known import Known
 from agents.demo.messages import Ended, Failed, Message, Said
+from alerts.reasons import BASE
 from streams.alerts import Alert
 from streams.events import rfc3339
 
@@ -69,7 +70,7 @@ def line(alert: Alert) -> str:
     """A warning as one line for people."""
     day = rfc3339(alert.decided_at)[:10]
     chance = "" if alert.churn_probability is None else f"{math.floor(alert.churn_probability * 100):3d} %"
-    reasons = [reason.text for reason in alert.reasons[:2] if reason.text]
+    reasons = [reason.text for reason in alert.reasons if reason.text and reason.feature != BASE][:2]
     reasons += [offer.reason for offer in alert.offers[:1] if offer.reason]
     action = f"  → {alert.action}" if alert.action else ""
     return f"{day}  {alert.customer:<14.14} {alert.kind:<6} {chance}  {' '.join(reasons)}{action}"

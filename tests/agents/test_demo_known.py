@@ -137,16 +137,22 @@ def test_reasons_are_short_and_give_the_value_and_what_is_usual() -> None:
     assert because(silence(64.0, 28.0)) == "silent 64 days (usual 28)"
     browsing = Reason(feature="browsing_30d", value=9.5, usual=15.0, contribution=-0.4, text="…")
     assert because(browsing) == "browsing 9.5 (usual 15.0)"
-    complaint = "A complaint has been open for 60 hours and is overdue."
+    complaint = "A complaint about the price has been open for 60 hours and is overdue."
     assert because(Reason(feature="open_complaints", value=1, usual=0.0, text=complaint)) == (
-        "complaint open 60 hours, overdue"
+        "complaint about the price open 60 hours, overdue"
     )
     complaint = complaint.replace("60", "359")
     assert because(Reason(feature="open_complaints", value=1, usual=0.0, text=complaint)) == (
-        "complaint open 14 days, overdue"
+        "complaint about the price open 14 days, overdue"
     )
-    lost = Reason(feature="said_lost", contribution=2.0, text="The customer said that they are leaving.")
+    lost = Reason(
+        feature="said_lost", contribution=2.0, text="The customer said on May 1, 2026 that they are leaving."
+    )
     assert because(lost) == "says that they are leaving"
+    used = Reason(feature="use_30d", text="No use has been seen. Usual in this shop: 2.0.")
+    assert because(used) == "no use has been seen"
+    start = Reason(feature="base", value=0.4, contribution=-0.4, text="Starting point: 40%, the usual risk.")
+    assert len(reasons(alert("a", 1, reasons=(lost, start)))) == 1, "where the score starts is no reason"
     three = alert("a", 1, reasons=(silence(64.0, 28.0), browsing, lost))
     assert reasons(three) == [("silent 64 days (usual 28)", 1.5), ("browsing 9.5 (usual 15.0)", -0.4)]
 

@@ -58,7 +58,7 @@ def check(application: Application, read: Sequence[tuple[Row, Item]], seen: Seen
                 model.groups,
                 contributions,
                 base,
-                {},
+                model.usual,
                 "statistical",
                 OVERDUE,
             )
