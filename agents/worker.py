@@ -736,30 +736,36 @@ def use_uvloop() -> None:
     mode.loop.use("uvloop")
 
 
-def run(settings: Settings) -> int:
-    """Run a worker until a signal ends it or it fails. Returns the exit code."""
+def run(settings: Settings, makers: Sequence[Callable[[Settings], Worker]] = (Worker,)) -> int:
+    """Run a worker, or several members of different groups, until a signal ends them or one fails. Returns the
+    exit code."""
     use_uvloop()
     gc.set_threshold(*GC_THRESHOLDS)
     with _Deadline() as deadline:
-        return asyncio.run(_serve(settings, deadline))
+        return asyncio.run(_serve(settings, makers, deadline))
 
 
-async def _serve(settings: Settings, deadline: _Deadline) -> int:
+async def _serve(
+    settings: Settings, makers: Sequence[Callable[[Settings], Worker]], deadline: _Deadline
+) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     deadline.ask = lambda: loop.call_soon_threadsafe(stop.set)
-    worker = Worker(settings)
+    members = [make(settings) for make in makers]
     code = 0
-    starting = asyncio.create_task(worker.start())
+    starts = [asyncio.create_task(member.start()) for member in members]
+    starting = asyncio.gather(*starts)
     asked = asyncio.create_task(stop.wait())
     try:
-        await asyncio.wait({starting, asked}, return_when=asyncio.FIRST_COMPLETED)
+        first: set[asyncio.Future[Any]] = {starting, asked}
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         if not asked.done():
             starting.result()
-            both: set[asyncio.Future[Any]] = {worker.failed, asked}
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            if worker.failed.done():
-                raise worker.failed.result()
+            ends: set[asyncio.Future[Any]] = {asked, *(member.failed for member in members)}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for member in members:
+                if member.failed.done():
+                    raise member.failed.result()
     except Unrecoverable as error:
         log.critical("%s", error)
         code = error.code
@@ -767,10 +773,10 @@ async def _serve(settings: Settings, deadline: _Deadline) -> int:
         log.exception("The worker failed")
         code = 1
     deadline.arm(code or EXIT_KILLED)
-    starting.cancel()
-    asked.cancel()
-    await asyncio.gather(starting, asked, return_exceptions=True)
-    await worker.stop()
+    for task in (*starts, asked):
+        task.cancel()
+    await asyncio.gather(*starts, asked, return_exceptions=True)
+    await asyncio.gather(*(member.stop() for member in members))
     return code
 
 
