@@ -65,7 +65,9 @@ class Metrics:
         self.batches = counter("batches_total", "Micro-batches taken up, whatever became of them.", "topic")
         self.batch_records = histogram("batch_records", "Records in a micro-batch.", RECORDS)
         self.batch_duration = histogram(
-            "batch_duration_seconds", "From taking up a micro-batch until it is committed.", QUICK
+            "batch_duration_seconds",
+            "From taking up micro-batches that were fetched together until all are committed.",
+            QUICK,
         )
         self.stale_batches = counter(
             "stale_batches_total", "Micro-batches dropped: read before the last seek or claim.", "topic"

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol
 
 from agents.metrics import Metrics
 from agents.store import Lease, Store
@@ -15,12 +15,18 @@ from agents.transport import partition_of
 from streams import topics
 from streams.message import Message, pack
 
-Waiting: TypeAlias = tuple[bytes, Message]
-
 log = logging.getLogger(__name__)
 
 # Messages read at a time: enough that one round trip to the brokers carries many.
 COUNT = 2_000
+
+
+class Waiting(NamedTuple):
+    """A message in the outbox of a partition number that is ours, and the id it has there."""
+
+    lease: Lease
+    ident: bytes
+    message: Message
 
 
 class Brokers(Protocol):
@@ -37,7 +43,7 @@ class Brokers(Protocol):
 
 
 class Relay:
-    """Empties the outbox of one partition number after the other.
+    """Empties the outboxes of partition numbers.
 
     ``live``: decisions happen on the wall clock, so that their age on arrival means something. Always from
     the head, and a message is removed only when it was acknowledged. What goes to one partition of a topic
@@ -61,57 +67,63 @@ class Relay:
         self._metrics = metrics
         self._live = live
 
-    async def carry(self, lease: Lease) -> int:
-        """Carry all that waits now of one partition number; how many messages left.
+    async def carry(self, leases: Sequence[Lease]) -> int:
+        """Carry all that waits now of some partition numbers; how many messages left.
 
         Raises what kept a message from being acknowledged, after those that were are removed.
         """
         total = 0
-        while not lease.lost:
-            waiting = await self.store.outbox(lease, COUNT)
+        while leases := [lease for lease in leases if not lease.lost]:
+            found = await self.store.outboxes(leases, COUNT)
+            waiting = [
+                Waiting(lease, ident, message)
+                for lease, some in zip(leases, found, strict=True)
+                for ident, message in some
+            ]
             if not waiting:
                 break
             self._metrics.stage_in.labels("relay").inc(len(waiting))
-            total += await self._send(lease, waiting)
+            total += await self._send(waiting)
             self._metrics.stage_last.labels("relay").set(time.time())
-            if len(waiting) < COUNT:
-                break  # whoever commits more says so
+            # Whoever commits more says so.
+            leases = [lease for lease, some in zip(leases, found, strict=True) if len(some) == COUNT]
         return total
 
-    async def _send(self, lease: Lease, waiting: Sequence[Waiting]) -> int:
+    async def _send(self, waiting: Sequence[Waiting]) -> int:
         counts = {
             topic: await self._brokers.output_partitions(self._kafka_name(topic))
-            for topic in {message.topic for _, message in waiting}
+            for topic in {item.message.topic for item in waiting}
         }
         lanes: dict[tuple[str, int], list[Waiting]] = {}
         for item in waiting:
-            topic, key = item[1].topic, item[1].key
+            topic, key = item.message.topic, item.message.key
             # Without a key: the dead letters of records that had none.
             number = 0 if key is None else partition_of(key, counts[topic])
             lanes.setdefault((topic, number), []).append(item)
-        left: list[bytes] = []
+        left: list[Waiting] = []
         failures = await asyncio.gather(
-            *(self._lane(lease, topic, number, items, left) for (topic, number), items in lanes.items()),
+            *(self._lane(topic, number, items, left) for (topic, number), items in lanes.items()),
             return_exceptions=True,
         )
-        await self.store.trim(lease, left)
+        idents: dict[Lease, list[bytes]] = {}
+        for item in left:
+            idents.setdefault(item.lease, []).append(item.ident)
+        await self.store.trim_all(list(idents.items()))
         self._metrics.stage_out.labels("relay").inc(len(left))
         for failure in failures:
             if failure is not None:
                 raise failure
         return len(left)
 
-    async def _lane(
-        self, lease: Lease, topic: str, number: int, items: Sequence[Waiting], left: list[bytes]
-    ) -> None:
-        """Send what goes to one partition, in its order; the ids of what was acknowledged go to ``left``."""
-        at, most = 0, len(items)
-        while at < len(items) and not lease.lost:
-            sent = items[at : at + most]
+    async def _lane(self, topic: str, number: int, items: Sequence[Waiting], left: list[Waiting]) -> None:
+        """Send what goes to one partition, in its order; what was acknowledged goes to ``left``."""
+        most = len(items)
+        while items := [item for item in items if not item.lease.lost]:
+            sent = items[:most]
             self._metrics.relay_attempts.labels(topic).inc(len(sent))
             try:
                 taken = await self._brokers.produce(
-                    self._kafka_name(topic), number, [message for _, message in sent]
+                    self._kafka_name(topic), number, [item.message for item in sent]
                 )
             except Exception as error:
                 self._metrics.relay_failures.labels(topic).inc(len(sent))
@@ -121,15 +133,15 @@ class Relay:
                     # The brokers refuse the batch that a message travels in: alone it may well be taken.
                     most = 1
                     continue
-                await self._set_aside(lease, *sent[0])
-                at += 1
+                await self._set_aside(*sent[0])
+                items = items[1:]
                 continue
-            for ident, message in sent[:taken]:
-                left.append(ident)
-                if self._live and topic == topics.ALERTS:
-                    self._metrics.latency.observe(since_decided(message))
+            left.extend(sent[:taken])
+            if self._live and topic == topics.ALERTS:
+                for item in sent[:taken]:
+                    self._metrics.latency.observe(since_decided(item.message))
             self._metrics.relayed.labels(topic).inc(taken)
-            at += taken
+            items = items[taken:]
 
     async def _set_aside(self, lease: Lease, ident: bytes, message: Message) -> None:
         """Nobody will ever take it, and everything behind it waits."""

@@ -1,10 +1,10 @@
 """Kafka through Faust: the only module that knows the insides of Faust and aiokafka.
 
-Faust hands over single messages, keeps its own offsets and drops what it has seen before. Here a *batch* of
-one partition's records takes the place of a message, Redis is the authority on offsets, and positions are
-taken where they cannot lie: in aiokafka's thread, at the moment the records are popped. Every override
-leans on code of faust-streaming 0.15.3, mode-streaming 0.7.1 and aiokafka 0.14.0; for each there is a test
-in ``tests/agents/test_transport_contract.py`` that fails when an upgrade changes what it leans on.
+Faust hands over single messages, keeps its own offsets and drops what it has seen before. Here a *lot* of
+batches, each of one partition's records, takes the place of a message, Redis is the authority on offsets, and
+positions are taken where they cannot lie: in aiokafka's thread, at the moment the records are popped. Every
+override leans on code of faust-streaming 0.15.3, mode-streaming 0.7.1 and aiokafka 0.14.0; for each there is a
+test in ``tests/agents/test_transport_contract.py`` that fails when an upgrade changes what it leans on.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ Offsets: TypeAlias = dict[tuple[str, int], int]
 # nearly every event is a fetch, a batch and a commit of its own (0.8 of a core instead of 0.14).
 FETCH_MIN_BYTES = 1 << 20
 FETCH_MAX_WAIT_MS = 20
-# Batches that wait between the fetcher and the agent, per agent. They are what back-pressure consists of.
-WAITING_BATCHES = 16
+# Lots that wait between the fetcher and the agent. They are what back-pressure consists of.
+WAITING_LOTS = 16
 # New partitions must be seen soon, to be refused (300 s is aiokafka's default).
 METADATA_MAX_AGE_MS = 10_000
 # How long the commit of offsets to Kafka may take, which only mirrors Redis, and how often it is made.
@@ -99,21 +99,44 @@ class Seen(NamedTuple):
 
 
 class Batch:
-    """Records of one partition in their order; to Faust it looks like one ``ConsumerRecord``.
+    """Records of one partition in their order.
 
     ``prev`` is the position just before the first record, ``epoch`` that of the last seek before they
-    were popped. Until it is ``taken`` up, what is fetched next may still join it.
+    were popped.
+    """
+
+    __slots__ = ("epoch", "partition", "prev", "records", "topic")
+
+    def __init__(self, records: Sequence[Record], prev: int, epoch: int) -> None:
+        first: Any = records[0]
+        self.topic: str = first.topic
+        self.partition: int = first.partition
+        self.records = records
+        self.prev = prev
+        self.epoch = epoch
+
+    @property
+    def offset(self) -> int:
+        """Of the last record."""
+        return self.records[-1].offset
+
+
+class Lot:
+    """Batches that are worked on together, at most one of a partition; to Faust they look like one
+    ``ConsumerRecord`` of the first.
+
+    Until it is ``taken`` up, what is fetched next may still join it.
     """
 
     __slots__ = (
-        "checksum", "epoch", "headers", "key", "offset", "partition", "prev", "records",
-        "serialized_key_size", "serialized_value_size", "taken", "timestamp", "timestamp_type", "topic", "value",
+        "batches", "checksum", "count", "headers", "key", "offset", "partition", "serialized_key_size",
+        "serialized_value_size", "taken", "timestamp", "timestamp_type", "topic", "value",
     )  # fmt: skip
 
-    def __init__(self, records: Sequence[Record], prev: int, epoch: int) -> None:
-        last: Any = records[-1]
-        self.topic: str = last.topic
-        self.partition: int = last.partition
+    def __init__(self, tp: Any, batch: Batch) -> None:
+        last: Any = batch.records[-1]
+        self.topic: str = batch.topic
+        self.partition: int = batch.partition
         self.offset: int = last.offset
         self.timestamp: int = last.timestamp
         self.timestamp_type: int = last.timestamp_type
@@ -123,18 +146,23 @@ class Batch:
         self.checksum = None
         self.serialized_key_size = 0
         self.serialized_value_size = 0
-        self.records = records
-        self.prev = prev
-        self.epoch = epoch
+        self.batches: dict[Any, Batch] = {tp: batch}
+        self.count = len(batch.records)
         self.taken = False
 
-    def join(self, records: Sequence[Record], prev: int, epoch: int, size: int) -> bool:
-        """Take in what was popped right behind it, while it waits and there is room for all of it."""
-        fits = len(self.records) + len(records) <= size
-        if self.taken or epoch != self.epoch or prev != self.offset + 1 or not fits:
+    def join(self, tp: Any, batch: Batch, size: int) -> bool:
+        """Take in a batch that was popped after all that is here, while this waits and there is room for all
+        of it. It must follow what is here of its partition."""
+        if self.taken or self.count + len(batch.records) > size:
             return False
-        self.records = [*self.records, *records]
-        self.offset = records[-1].offset
+        waiting = self.batches.get(tp)
+        if waiting is None:
+            self.batches[tp] = batch
+        elif batch.epoch != waiting.epoch or batch.prev != waiting.offset + 1:
+            return False
+        else:
+            waiting.records = [*waiting.records, *batch.records]
+        self.count += len(batch.records)
         return True
 
 
@@ -145,38 +173,42 @@ class Fetched(dict[Any, Sequence[Record]]):
     epoch: int
 
 
-class BatchScheduler:
-    """Faust's setting ``ConsumerScheduler``: cuts what was fetched into batches of at most ``size``.
+class LotScheduler:
+    """Faust's setting ``ConsumerScheduler``: makes lots of at most ``size`` records of what was fetched.
 
-    What comes while an earlier batch of the partition still waits joins it: when the worker is behind, it catches
-    up in fewer and larger commits, instead of one for each fetch.
+    What comes while an earlier lot still waits joins it: when the worker is behind, it catches up in fewer and
+    larger commits, instead of some for each fetch.
     """
 
     size = 2000
 
     def __init__(self) -> None:
-        self._newest: dict[Any, Batch] = {}
+        self._newest: Lot | None = None
 
     def forget(self) -> None:
-        """Nothing joins the batches of before: Faust may clear its buffers."""
-        self._newest.clear()
+        """Nothing joins the lots of before: Faust may clear its buffers."""
+        self._newest = None
 
-    def iterate(self, fetched: Fetched) -> Iterator[tuple[Any, Batch]]:
-        """Batches of one partition after the other; none mixes partitions."""
+    def iterate(self, fetched: Fetched) -> Iterator[tuple[Any, Lot]]:
+        """The lots that are new, each with the partition that it stands for with Faust.
+
+        All of it is sorted before the first is handed over, so that what was fetched together stays together.
+        """
+        fresh: list[tuple[Any, Lot]] = []
         for tp, records in fetched.items():
             prev = fetched.prev[tp]
-            newest = self._newest.get(tp)
-            if newest is not None and newest.join(records, prev, fetched.epoch, self.size):
-                continue
             for i in range(0, len(records), self.size):
                 part = records[i : i + self.size]
-                batch = self._newest[tp] = Batch(part, prev, fetched.epoch)
-                yield tp, batch
+                batch = Batch(part, prev, fetched.epoch)
+                if self._newest is None or not self._newest.join(tp, batch, self.size):
+                    self._newest = Lot(tp, batch)
+                    fresh.append((tp, self._newest))
                 prev = part[-1].offset + 1
+        yield from fresh
 
 
-class BatchSchema(faust.Schema):
-    """Hands the batch through: decoding is ours, because Faust acknowledges what it cannot decode."""
+class LotSchema(faust.Schema):
+    """Hands the lot through: decoding is ours, because Faust acknowledges what it cannot decode."""
 
     def compile(self, app: Any, **_: Any) -> Any:
         """The decoder that Faust's conductor calls for each message."""
@@ -239,8 +271,8 @@ class Owner(Protocol):
         """The next offset to apply according to Redis, for the mirror in Kafka."""
         ...
 
-    async def batch(self, batch: Batch) -> None:
-        """Apply a batch. Raises only to end the process."""
+    async def lot(self, lot: Lot) -> None:
+        """Apply the batches of a lot. Raises only to end the process."""
         ...
 
     def fail(self, error: BaseException) -> None:
@@ -438,7 +470,11 @@ class Consumer(driver.Consumer):
     # ---- offsets
 
     async def _add_gap(self, *_: Any) -> None:
-        """A batch's offset is that of its last record; Faust would see a gap before it."""
+        """A lot's offset is that of a batch's last record; Faust would see a gap before it."""
+
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[Any]:
+        """All that is claimed: a lot is acknowledged for its first partition only."""
+        return (TP(*at) for at in self.epochs if topics is None or at in topics or at[0] in topics)
 
     def _new_offset(self, tp: Any) -> int | None:
         self._acked[tp].clear()
@@ -635,12 +671,12 @@ class App(faust.App):
             # The commit is atomic: there is nothing to wait for.
             stream_wait_empty=False,
             web_enabled=False,
-            ConsumerScheduler=type("Scheduler", (BatchScheduler,), {"size": batch}),
+            ConsumerScheduler=type("Scheduler", (LotScheduler,), {"size": batch}),
             Monitor=QuietMonitor,
         )
         names = [kafka.topic(logical) for logical in kafka.inputs]
-        self.batches = self.topic(*names, schema=BatchSchema(), maxsize=WAITING_BATCHES)
-        self.agent(self.batches, name="churnwatch", concurrency=1)(self._read)
+        self.lots = self.topic(*names, schema=LotSchema(), maxsize=WAITING_LOTS)
+        self.agent(self.lots, name="churnwatch", concurrency=1)(self._read)
 
     def _new_transport(self) -> Transport:
         return Transport(self.conf.broker_consumer, self)
@@ -654,9 +690,9 @@ class App(faust.App):
     async def _read(self, stream: Any) -> None:
         async for event in stream.events():
             try:
-                await self.owner.batch(event.value)
+                await self.owner.lot(event.value)
             except Exception as error:  # noqa: BLE001
-                # Raised out of the loop the batch would be acknowledged and skipped.
+                # Raised out of the loop the lot would be acknowledged and skipped.
                 self.owner.fail(error)
                 await asyncio.Event().wait()
 

@@ -1,13 +1,15 @@
 """The worker: decode, group, load, apply, score, decide, commit.
 
-One batch of one partition at a time, under the lock of its number, which the sweep shares. What the core
-decides is data; here it is loaded for and committed. Whatever goes wrong between loading and committing has
-changed nothing: the batch is read again from where Redis stands.
+One lot at a time: what was fetched together, at most one batch of each partition, under the locks of their
+numbers, which the sweep shares. What the core decides is data; here it is loaded for and committed, for several
+partitions in one round trip, each by itself. Whatever goes wrong between loading and committing has changed
+nothing: the batch is read again from where Redis stands.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -16,10 +18,11 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import mode.loop
 from prometheus_client import CollectorRegistry
@@ -32,7 +35,7 @@ from agents.metrics import Metrics
 from agents.ownership import Offsets, Owned, Ownership, check_counts
 from agents.relay import Relay
 from agents.settings import Settings, redacted
-from agents.store import Lost, Outcome, Store, StoreAway, Write, connect
+from agents.store import Lost, Outcome, States, Step, Store, StoreAway, Wanted, Write, connect
 from alerts.engine import Missing, Turn
 from alerts.partition import Partition, Poisoned
 from streams import topics
@@ -40,6 +43,8 @@ from streams.codec import Codec, Item, Record, Tick
 from streams.message import pack
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Deadlines fired in one commit: about as long a step as a batch of records.
 DUE_LIMIT = 2000
@@ -128,6 +133,40 @@ class Core(Protocol):
     def went_live(self, partition: Partition, at: int) -> Turn:
         """Everything was read for the first time."""
         ...
+
+
+class _Piece(NamedTuple):
+    """Consecutive records of one partition, which are one commit."""
+
+    owned: Owned
+    topic: str
+    records: Sequence[Record]
+    items: Sequence[Item]
+
+
+@dataclass(slots=True)
+class _Task:
+    """A piece on its way, with the customers whose parts it needs."""
+
+    piece: _Piece
+    hot: Sequence[bytes]
+    cold: Sequence[bytes]
+    read_to: int
+
+    @property
+    def next_offset(self) -> int:
+        """Of the record behind it."""
+        return self.piece.records[-1].offset + 1
+
+
+class Proposal(NamedTuple):
+    """A turn to be committed; see ``Store.commit``."""
+
+    owned: Owned
+    version: str
+    topic: str | None
+    next_offset: int | None
+    turn: Turn
 
 
 class Worker:
@@ -309,31 +348,45 @@ class Worker:
         if not accepted:
             self.metrics.kafka_commit_failures.inc()
 
-    async def batch(self, batch: transport.Batch) -> None:
-        """Apply one batch, or find out that it is void."""
-        logical = self.logical[batch.topic]
+    async def lot(self, lot: transport.Lot) -> None:
+        """Apply the batches of a lot, or find out that they are void."""
         began = time.monotonic()
-        self.metrics.batches.labels(logical).inc()
-        async with self.ownership.lock(batch.partition):
-            batch.taken = True
-            owned = self.ownership.get(batch.partition)
-            if owned is None or self.app.consumer.void(batch):
-                self.metrics.stale_batches.labels(logical).inc()
-                return
-            if await self._safely(owned, self._apply(owned, batch)):
-                self.metrics.batch_records.observe(len(batch.records))
-                self.metrics.batch_duration.observe(time.monotonic() - began)
+        async with contextlib.AsyncExitStack() as locks:
+            # In the order of the numbers: two that wait for each other's locks would wait for ever.
+            for number in sorted({batch.partition for batch in lot.batches.values()}):
+                await locks.enter_async_context(self.ownership.lock(number))
+            lot.taken = True
+            waiting = []
+            for batch in lot.batches.values():
+                logical = self.logical[batch.topic]
+                self.metrics.batches.labels(logical).inc()
+                owned = self.ownership.get(batch.partition)
+                if owned is None or self.app.consumer.void(batch):
+                    self.metrics.stale_batches.labels(logical).inc()
+                elif pieces := self._pieces(owned, batch):
+                    waiting.append(pieces)
+                    self.metrics.batch_records.observe(len(batch.records))
+            while waiting:
+                # The next piece of each partition number, in the order in which the batches came.
+                turn: dict[int, deque[_Piece]] = {}
+                for pieces in waiting:
+                    turn.setdefault(pieces[0].owned.number, pieces)
+                gone = await self._apply([pieces.popleft() for pieces in turn.values()])
+                waiting = [pieces for pieces in waiting if pieces and pieces[0].owned not in gone]
+        self.metrics.batch_duration.observe(time.monotonic() - began)
 
     # ---- the path
 
-    async def _apply(self, owned: Owned, batch: transport.Batch) -> bool:
-        """Decode and cut at clock records; each piece is one commit. False when the claim is gone."""
+    def _pieces(self, owned: Owned, batch: transport.Batch) -> deque[_Piece]:
+        """Decode a batch and cut it at clock records; each piece is one commit. None when the claim is gone, or
+        all of it is applied already."""
         topic, logical = batch.topic, self.logical[batch.topic]
         records = batch.records
         expected = owned.lease.offsets[topic]
         if batch.prev > expected:
             self.metrics.gaps.labels(logical).inc()
-            return self._drop(owned, "gap")
+            self._drop(owned, "gap")
+            return deque()
         if records[0].offset < batch.prev:
             raise LayoutRefused(
                 f"{topic}/{batch.partition}: read up to offset {batch.prev}, then came {records[0].offset}: the log was "
@@ -343,67 +396,117 @@ class Worker:
             # What was read again after a seek back and is applied already.
             records = [record for record in records if record.offset >= expected]
             if not records:
-                return True
+                return deque()
         self.metrics.records.labels(logical).inc(len(records))
         self.metrics.stage_in.labels("decode").inc(len(records))
         items = [self.codec.decode(record) for record in records]
         self.metrics.decoded.inc(len(items))
         self.metrics.stage_out.labels("decode").inc(len(items))
-        for first, last in self._pieces(items):
-            item = items[first]
-            if self._record_clock and isinstance(item, Tick):
-                done = await self._move(owned, topic, item)
-            else:
-                done = await self._events(owned, topic, records[first:last], items[first:last])
-            if not done:
-                return False
-            owned.last[topic] = records[last - 1].timestamp * 1000
-        return True
+        return deque(
+            _Piece(owned, topic, records[first:last], items[first:last]) for first, last in self._cuts(items)
+        )
 
-    def _pieces(self, items: Sequence[Item]) -> list[tuple[int, int]]:
+    def _cuts(self, items: Sequence[Item]) -> list[tuple[int, int]]:
         """Where a batch is cut: under the record clock each clock record stands alone."""
         if not self._record_clock:
             return [(0, len(items))]
-        pieces = []
+        cuts = []
         first = 0
         for i, item in enumerate(items):
             if isinstance(item, Tick):
                 if first < i:
-                    pieces.append((first, i))
-                pieces.append((i, i + 1))
+                    cuts.append((first, i))
+                cuts.append((i, i + 1))
                 first = i + 1
         if first < len(items):
-            pieces.append((first, len(items)))
-        return pieces
+            cuts.append((first, len(items)))
+        return cuts
 
-    async def _events(
-        self, owned: Owned, topic: str, records: Sequence[Record], items: Sequence[Item]
-    ) -> bool:
-        """Group by customer, load, apply, score, decide, commit."""
-        lease, logical = owned.lease, self.logical[topic]
-        next_offset = records[-1].offset + 1
-        hot_keys, cold_keys = self.core.touches(items)
-        read_to = self._others_read_to(owned, topic)
-        self.metrics.stage_in.labels("apply").inc(len(items))
-        while True:
-            version = lease.version  # before the states are read
-            hot, cold = await self._load(owned, hot_keys, cold_keys)
-            for key, state in hot.items():
-                if state is None:
-                    self._check_partitioner(key, owned.number, topic)
+    async def _apply(self, pieces: Sequence[_Piece]) -> list[Owned]:
+        """Apply pieces of different partition numbers; those of which the claim is gone."""
+        gone: list[Owned] = []
+        events = []
+        for piece in pieces:
+            if self._record_clock and isinstance(piece.items[0], Tick):
+                if not await self._safely(piece.owned, self._move(piece.owned, piece.topic, piece.items[0])):
+                    gone.append(piece.owned)
+            else:
+                events.append(piece)
+        if events:
             try:
-                turn = self.core.events(owned.state, logical, records, items, hot, cold, read_to)
-            except Missing as missing:
-                cold_keys = [*cold_keys, *missing.keys]
-                continue
-            except Poisoned as poisoned:
-                raise _explained(poisoned) from poisoned
-            outcome = await self._commit(owned, version, topic, next_offset, turn)
-            if outcome is not Outcome.RACE:
-                break
-        self.metrics.stage_out.labels("apply").inc(len(items))
+                gone += await self._events(events)
+            except Lost:
+                gone += [piece.owned for piece in events]
+            except StoreAway as error:
+                for piece in events:
+                    self._let_go(piece.owned, error)
+                    gone.append(piece.owned)
+        for piece in pieces:
+            if piece.owned not in gone:
+                piece.owned.last[piece.topic] = piece.records[-1].timestamp * 1000
+        return gone
+
+    async def _events(self, pieces: Sequence[_Piece]) -> list[Owned]:
+        """Group by customer, load, apply, score, decide, commit; those of which the claim is gone."""
+        gone: list[Owned] = []
+        tasks = [
+            _Task(piece, *self.core.touches(piece.items), self._others_read_to(piece.owned, piece.topic))
+            for piece in pieces
+        ]
+        applied = sum(len(piece.items) for piece in pieces)
+        self.metrics.stage_in.labels("apply").inc(applied)
+        while tasks:
+            versions = [task.piece.owned.lease.version for task in tasks]  # before the states are read
+            loaded = await self._load([Wanted(task.piece.owned.lease, task.hot, task.cold) for task in tasks])
+            steps: list[tuple[_Task, str, Turn]] = []
+            again = []
+            for task, version, states in zip(tasks, versions, loaded, strict=True):
+                if states is None:
+                    gone.append(task.piece.owned)
+                    continue
+                turn = self._decided(task, *states)
+                if turn is None:
+                    again.append(task)
+                else:
+                    steps.append((task, version, turn))
+            outcomes = await self._commit(
+                [
+                    Proposal(task.piece.owned, version, task.piece.topic, task.next_offset, turn)
+                    for task, version, turn in steps
+                ]
+            )
+            for (task, _, _), outcome in zip(steps, outcomes, strict=True):
+                if outcome is Outcome.RACE:
+                    again.append(task)
+                elif outcome is None or not self._settled(task.piece.owned, outcome):
+                    gone.append(task.piece.owned)
+            tasks = again
+        applied -= sum(len(piece.items) for piece in pieces if piece.owned in gone)
+        self.metrics.stage_out.labels("apply").inc(applied)
         self.metrics.stage_last.labels("apply").set(time.time())
-        return outcome is Outcome.COMMITTED or self._settled(owned, outcome)
+        return gone
+
+    def _decided(self, task: _Task, hot: States, cold: States) -> Turn | None:
+        """The turn of a piece; None where cold parts are needed that were not loaded."""
+        piece = task.piece
+        for key, state in hot.items():
+            if state is None:
+                self._check_partitioner(key, piece.owned.number, piece.topic)
+        try:
+            return self.core.events(
+                piece.owned.state,
+                self.logical[piece.topic],
+                piece.records,
+                piece.items,
+                hot,
+                cold,
+                task.read_to,
+            )
+        except Missing as missing:
+            task.cold = [*task.cold, *missing.keys]
+            return None
+        except Poisoned as poisoned:
+            raise _explained(poisoned) from poisoned
 
     async def _move(self, owned: Owned, topic: str, tick: Tick) -> bool:
         """A clock record: all that is due by then, oldest first, then the offset moves past it."""
@@ -414,12 +517,13 @@ class Worker:
         while True:
             version = owned.lease.version
             turn = self.core.moved(owned.state, logical, tick)
-            outcome = await self._commit(owned, version, topic, tick.offset + 1, turn)
+            proposal = Proposal(owned, version, topic, tick.offset + 1, turn)
+            (outcome,) = _all_of(await self._commit([proposal]))
             if outcome is not Outcome.RACE:
                 break
         if until is not None:
             self.metrics.partition_clock.labels(str(owned.number)).set(until / 1e6)
-        return outcome is Outcome.COMMITTED or self._settled(owned, outcome)
+        return self._settled(owned, outcome)
 
     async def _fire(self, owned: Owned, until: int, cause: tuple[str, Tick] | None) -> bool:
         """Fire all deadlines that have come by ``until``, in commits that leave the offset where it is."""
@@ -434,10 +538,10 @@ class Worker:
             if due and due == before:
                 raise RuntimeError(f"partition {owned.number}: firing {due[0]!r} changed nothing")
             keys = [key for key, _ in due]
-            hot, cold = await self._load(owned, keys, keys)
+            ((hot, cold),) = _all_of(await self._load([Wanted(lease, keys, keys)]))
             complete = len(due) < DUE_LIMIT
             turn = self.core.timers(owned.state, due, complete, until, hot, cold, cause)
-            outcome = await self._commit(owned, version, None, None, turn)
+            (outcome,) = _all_of(await self._commit([Proposal(owned, version, None, None, turn)]))
             if outcome is Outcome.RACE:
                 continue
             if outcome is not Outcome.COMMITTED:
@@ -449,50 +553,63 @@ class Worker:
                 return True
             before = due
 
-    async def _load(
-        self, owned: Owned, hot: Sequence[bytes], cold: Sequence[bytes]
-    ) -> tuple[dict[bytes, bytes | None], dict[bytes, bytes | None]]:
+    async def _load(self, wanted: Sequence[Wanted]) -> list[tuple[States, States] | None]:
         began = time.monotonic()
-        loaded = await self.store.load(owned.lease, hot, cold)
+        loaded = await self.store.load_all(wanted)
         self.metrics.load_duration.observe(time.monotonic() - began)
         return loaded
 
-    async def _commit(
-        self, owned: Owned, version: str, topic: str | None, next_offset: int | None, turn: Turn
-    ) -> Outcome:
-        """Write one turn. No await lies between the core's reading of the states and the packing here."""
-        write = Write(
-            partition=turn.partition.pack(),
-            hot=turn.hot,
-            cold=turn.cold,
-            deadlines=turn.deadlines,
-            cleared=turn.cleared,
-            out=[pack(message) for message in turn.out],
-        )
+    async def _commit(self, proposals: Sequence[Proposal]) -> list[Outcome | None]:
+        """Write turns of different partition numbers; None where the lease was lost. No await lies between the
+        core's reading of the states and the packing here."""
+        steps = [
+            Step(
+                proposal.owned.lease,
+                proposal.version,
+                proposal.topic,
+                proposal.next_offset,
+                Write(
+                    partition=proposal.turn.partition.pack(),
+                    hot=proposal.turn.hot,
+                    cold=proposal.turn.cold,
+                    deadlines=proposal.turn.deadlines,
+                    cleared=proposal.turn.cleared,
+                    out=[pack(message) for message in proposal.turn.out],
+                ),
+            )
+            for proposal in proposals
+        ]
+        if not steps:
+            return []
         began = time.monotonic()
-        self.metrics.commits.inc()
-        self.metrics.stage_in.labels("commit").inc()
-        outcome = await self.store.commit(owned.lease, version, topic, next_offset, write)
+        self.metrics.commits.inc(len(steps))
+        self.metrics.stage_in.labels("commit").inc(len(steps))
+        outcomes = await self.store.commit_all(steps)
         self.metrics.commit_duration.observe(time.monotonic() - began)
-        if outcome is Outcome.COMMITTED:
-            owned.state = turn.partition
-            self.metrics.count(turn.counts)
-            for what, n in turn.counts.items():
-                if what[0] == "alert" and what[3] != "delivered":
-                    self._withheld[what[3]] += n
-                    self._withheld_at = time.monotonic()
-            self.metrics.state_bytes.labels("hot").inc(sum(map(len, turn.hot.values())))
-            self.metrics.state_bytes.labels("cold").inc(sum(map(len, turn.cold.values())))
-            self.metrics.stage_out.labels("commit").inc()
-            self.metrics.stage_last.labels("commit").set(time.time())
-            if write.out:
-                self._left_something.add(owned.number)
-                self._outgoing.set()
-        elif outcome is Outcome.LOST:
-            self.metrics.fenced.inc()
-        else:
-            self.metrics.conflicts.inc()
-        return outcome
+        for proposal, step, outcome in zip(proposals, steps, outcomes, strict=True):
+            if outcome is Outcome.COMMITTED:
+                self._committed(proposal.owned, proposal.turn)
+                if step.write.out:
+                    self._left_something.add(proposal.owned.number)
+                    self._outgoing.set()
+            elif outcome is Outcome.LOST:
+                self.metrics.fenced.inc()
+            elif outcome is not None:
+                self.metrics.conflicts.inc()
+        return outcomes
+
+    def _committed(self, owned: Owned, turn: Turn) -> None:
+        """A turn is in Redis."""
+        owned.state = turn.partition
+        self.metrics.count(turn.counts)
+        for what, n in turn.counts.items():
+            if what[0] == "alert" and what[3] != "delivered":
+                self._withheld[what[3]] += n
+                self._withheld_at = time.monotonic()
+        self.metrics.state_bytes.labels("hot").inc(sum(map(len, turn.hot.values())))
+        self.metrics.state_bytes.labels("cold").inc(sum(map(len, turn.cold.values())))
+        self.metrics.stage_out.labels("commit").inc()
+        self.metrics.stage_last.labels("commit").set(time.time())
 
     def _check_partitioner(self, key: bytes, number: int, topic: str) -> None:
         """Customers never seen before only: it is free for the others, and finds what it is meant to."""
@@ -515,12 +632,17 @@ class Worker:
         except Lost:
             return False
         except StoreAway as error:
-            log.warning("Partition %d is let go until Redis answers: %s", owned.number, error)
-            return self._drop(owned, "redis")
+            return self._let_go(owned, error)
+
+    def _let_go(self, owned: Owned, error: StoreAway) -> bool:
+        log.warning("Partition %d is let go until Redis answers: %s", owned.number, error)
+        return self._drop(owned, "redis")
 
     def _settled(self, owned: Owned, outcome: Outcome) -> bool:
-        """After a commit that was refused: let go, and ask Redis again where it stands."""
-        return self._drop(owned, "fenced" if outcome is Outcome.LOST else "conflict")
+        """Whether a commit was made. After one that was refused: let go, and ask Redis again where it stands."""
+        return outcome is Outcome.COMMITTED or self._drop(
+            owned, "fenced" if outcome is Outcome.LOST else "conflict"
+        )
 
     def _drop(self, owned: Owned, reason: str) -> bool:
         """Let go of a partition number; it is claimed again and read from where Redis stands."""
@@ -608,7 +730,8 @@ class Worker:
             at = clock.everything_read(views)
             if at is not None:
                 turn = self.core.went_live(owned.state, at)
-                outcome = await self._commit(owned, owned.lease.version, None, None, turn)
+                proposal = Proposal(owned, owned.lease.version, None, None, turn)
+                (outcome,) = _all_of(await self._commit([proposal]))
                 if outcome is not Outcome.COMMITTED:
                     return outcome is Outcome.RACE or self._settled(owned, outcome)
         until = clock.clock(views, owned.fetches, now)
@@ -684,19 +807,17 @@ class Worker:
             else:
                 looked = time.monotonic()
             self._left_something.clear()
-            for number in numbers:
-                owned = self.ownership.get(number)
-                if owned is None:
-                    continue
-                try:
-                    await self.relay.carry(owned.lease)
-                except Lost:
-                    continue
-                except Unrecoverable:
-                    raise
-                except Exception as error:  # noqa: BLE001 - it stays in the outbox and is sent again
-                    log.warning("Partition %d: messages wait in the outbox: %r", number, error)
-                    await asyncio.sleep(RELAY_INTERVAL * (0.5 + random.random() / 2))
+            owned = [found for number in numbers if (found := self.ownership.get(number)) is not None]
+            try:
+                await self.relay.carry([one.lease for one in owned])
+            except Lost:
+                continue
+            except Unrecoverable:
+                raise
+            except Exception as error:  # noqa: BLE001 - it stays in the outbox and is sent again
+                log.warning("Messages wait in the outbox: %r", error)
+                self._left_something.update(numbers)
+                await asyncio.sleep(RELAY_INTERVAL * (0.5 + random.random() / 2))
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> None:
@@ -713,6 +834,14 @@ def _all_fired(keys: Sequence[bytes], turn: Turn, until: int) -> bool:
     """Whether nothing that was read is still due: then there is no need to look again."""
     cleared = set(turn.cleared)
     return all(key in cleared or turn.deadlines.get(key, 0) > until for key in keys)
+
+
+def _all_of(loaded: Sequence[T | None]) -> list[T]:
+    """All that was asked for. Raises ``Lost`` where a lease was lost on the way."""
+    found = [one for one in loaded if one is not None]
+    if len(found) < len(loaded):
+        raise Lost
+    return found
 
 
 def _now() -> int:

@@ -19,7 +19,7 @@ from confluent_kafka.admin import AdminClient
 from agents import transport
 from agents.failure import KafkaBroken, LayoutRefused
 from agents.store import Lost, Outcome
-from agents.worker import Worker
+from agents.worker import Proposal, Worker
 from alerts.engine import Turn
 from tests.agents import counting
 from tests.agents.shell import Shell, eventually, run
@@ -74,23 +74,25 @@ def test_2_the_version_is_read_before_the_states(shell: Shell, topics: Topics) -
     async def body() -> None:
         async with shell.worker() as worker:
             await eventually(lambda: worker.ownership.get(0) is not None)
-            loaded = worker.store.load
+            loaded = worker.store.load_all
             rivals = 0
 
-            async def load_and_be_overtaken(lease: Any, hot: Any, cold: Any) -> Any:
+            async def load_and_be_overtaken(wanted: Any) -> Any:
                 nonlocal rivals
-                answer = await loaded(lease, hot, cold)
+                answer = await loaded(wanted)
                 if not rivals:
                     rivals += 1
-                    count = counting.read(answer[0][b"c0"]) if answer[0][b"c0"] else counting.Count()
+                    ((hot, _),) = answer
+                    count = counting.read(hot[b"c0"]) if hot[b"c0"] else counting.Count()
                     count.silences = 7
                     owned = worker.ownership.get(0)
                     assert owned is not None
                     turn = Turn(partition=owned.state, hot={b"c0": count.pack()})
-                    assert await worker._commit(owned, lease.version, None, None, turn) is Outcome.COMMITTED
+                    rival = Proposal(owned, owned.lease.version, None, None, turn)
+                    assert await worker._commit([rival]) == [Outcome.COMMITTED]
                 return answer
 
-            worker.store.load = load_and_be_overtaken  # type: ignore[method-assign]
+            worker.store.load_all = load_and_be_overtaken  # type: ignore[method-assign]
             shell.send("purchases", ["c0"] * 5)
             await eventually(lambda: shell.counted(1) == 5)
             assert shell.states(1)[b"c0"].silences == 7
@@ -107,11 +109,11 @@ def test_3_a_batch_keeps_the_lease_it_began_with_and_writes_nothing_after_the_ne
     async def body() -> None:
         async with shell.worker() as worker:
             await eventually(lambda: worker.ownership.get(0) is not None)
-            loaded, committed = worker.store.load, worker.store.commit
+            loaded, committed = worker.store.load_all, worker.store.commit_all
             outcomes: list[Any] = []
 
-            async def load_and_claim_again(lease: Any, hot: Any, cold: Any) -> Any:
-                answer = await loaded(lease, hot, cold)
+            async def load_and_claim_again(wanted: Any) -> Any:
+                answer = await loaded(wanted)
                 if not outcomes:
                     owned = worker.ownership.get(0)
                     assert owned is not None
@@ -119,16 +121,16 @@ def test_3_a_batch_keeps_the_lease_it_began_with_and_writes_nothing_after_the_ne
                     await eventually(lambda: worker.ownership.get(0) not in {None, owned})
                 return answer
 
-            async def commit(lease: Any, *rest: Any) -> Any:
+            async def commit(steps: Any) -> Any:
                 try:
-                    outcomes.append(await committed(lease, *rest))
+                    outcomes.extend(await committed(steps))
                 except Lost:
                     outcomes.append(Lost)
                     raise
-                return outcomes[-1]
+                return outcomes[-len(steps) :]
 
-            worker.store.load = load_and_claim_again  # type: ignore[method-assign]
-            worker.store.commit = commit  # type: ignore[assignment,method-assign]
+            worker.store.load_all = load_and_claim_again  # type: ignore[method-assign]
+            worker.store.commit_all = commit  # type: ignore[assignment,method-assign]
             shell.send("purchases", customers(40))
             await eventually(lambda: shell.counted(1) == 40 and len(outcomes) > 1)
             assert outcomes[0] is Lost
@@ -492,14 +494,14 @@ def test_11_batches_of_all_topics_and_the_sweep_share_one_lock_for_each_partitio
     async def body() -> None:
         async with shell.worker(core) as worker:
             await eventually(lambda: worker.ownership.get(0) is not None)
-            loaded = worker.store.load
+            loaded = worker.store.load_all
 
-            async def slow_load(lease: Any, hot: Any, cold: Any) -> Any:
-                answer = await loaded(lease, hot, cold)
+            async def slow_load(wanted: Any) -> Any:
+                answer = await loaded(wanted)
                 await asyncio.sleep(0.02)
                 return answer
 
-            worker.store.load = slow_load  # type: ignore[method-assign]
+            worker.store.load_all = slow_load  # type: ignore[method-assign]
             for _ in range(10):
                 for topic in shell.inputs:
                     shell.send(topic, customers(40))

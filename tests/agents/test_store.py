@@ -18,8 +18,10 @@ from agents.store import (
     Lost,
     Outcome,
     Split,
+    Step,
     Store,
     StoreAway,
+    Wanted,
     Write,
     connect,
 )
@@ -154,22 +156,65 @@ def test_a_commit_whose_answer_was_lost_is_found_done_by_its_nonce(store_of: Any
     async def body() -> None:
         store, newer = store_of(), store_of()
         lease = await lease_of(store)
-        sent = store._commit
+        sent = store._scripted
         attempts = 0
 
-        async def answer_lost(**arguments: Any) -> Any:
+        async def answer_lost(*arguments: Any) -> Any:
             nonlocal attempts
             attempts += 1
-            answer = await sent(**arguments)
+            answer = await sent(*arguments)
             if attempts == 1:
                 await newer.claim(0, 2)
                 raise ConnectionError("the answer was lost")
             return answer
 
-        store._commit = answer_lost
+        store._scripted = answer_lost
         assert await store.commit(lease, lease.version, "t", 1, write(1, out=1)) is Outcome.COMMITTED
         assert attempts == 2
         assert len(await store.outbox(lease, 10)) == 1
+        await store.close()
+        await newer.close()
+
+    run(body())
+
+
+def test_several_partitions_are_loaded_committed_and_relayed_in_one_round_trip_each_for_itself(
+    store_of: Any,
+) -> None:
+    """One of three is claimed by another worker, one is let go before it is sent: the third is not held up."""
+
+    async def body() -> None:
+        store, newer = store_of(), store_of()
+        leases = [await lease_of(store, 1, partition) for partition in range(4)]
+        first = [Step(lease, lease.version, "t", 1, write(2, out=3)) for lease in leases]
+        assert await store.commit_all(first) == [Outcome.COMMITTED] * 4
+        await newer.claim(1, 2)
+        leases[2].lost = True
+        steps = [Step(lease, lease.version, "t", 2, write(3, out=1)) for lease in leases]
+        stale = steps[3]._replace(version="another")
+        assert await store.commit_all([*steps[:3], stale]) == [
+            Outcome.COMMITTED, Outcome.LOST, None, Outcome.RACE,
+        ]  # fmt: skip
+        assert [lease.offsets["t"] for lease in leases] == [2, 1, 1, 1]
+        asked = [Wanted(leases[0], [b"c0", b"none"], [b"c0"]), Wanted(leases[2], [b"c0"], [])]
+        assert await store.load_all([*asked, Wanted(leases[3], [], [b"c0"])]) == [
+            ({b"c0": b"h3", b"none": None}, {b"c0": b"cold3"}),
+            None,
+            ({}, {b"c0": b"cold2"}),
+        ]
+        waiting = await store.outboxes([leases[0], leases[2], leases[3]], 10)
+        assert [[m.value for _, m in some] for some in waiting] == [
+            [b"0", b"1", b"2", b"0"], [], [b"0", b"1", b"2"],
+        ]  # fmt: skip
+        await store.trim_all(
+            [
+                (leases[0], [ident for ident, _ in waiting[0][:3]]),
+                (leases[1], []),
+                (leases[3], [waiting[2][1][0]]),
+            ]
+        )
+        waiting = await store.outboxes([leases[0], leases[3]], 10)
+        assert [[m.value for _, m in some] for some in waiting] == [[b"0"], [b"0", b"2"]]
         await store.close()
         await newer.close()
 

@@ -196,7 +196,7 @@ def test_the_source_that_we_lean_on_is_the_one_we_have_read(thing: Any, recorded
         (transport.QuietMonitor, Monitor),
         (transport.App, FaustApp),
         (transport.CopartitionAssignor, AbstractPartitionAssignor),
-        (transport.BatchSchema, faust.Schema),
+        (transport.LotSchema, faust.Schema),
         (transport.Transport, driver.Transport),
     ],
 )
@@ -228,26 +228,40 @@ def record(offset: int, topic: str = "t", partition: int = 0) -> Any:
     return aiokafka.ConsumerRecord(topic, partition, offset, 1_700_000_000_000, 0, b"k", b"v", None, 1, 1, ())
 
 
-def test_a_batch_passes_for_a_record_with_faust() -> None:
-    batch = transport.Batch([record(7), record(9)], prev=5, epoch=3)
+def test_a_lot_passes_for_a_record_with_faust() -> None:
+    tp = TP("t", 0)
+    lot = transport.Lot(tp, transport.Batch([record(7), record(9)], prev=5, epoch=3))
     owner = SimpleNamespace(app=SimpleNamespace(consumer_generation_id=4))
-    message = driver.Consumer._to_message(owner, TP("t", 0), batch)
-    assert (message.topic, message.partition, message.offset, message.value) == ("t", 0, 9, batch)
+    message = driver.Consumer._to_message(owner, tp, lot)
+    assert (message.topic, message.partition, message.offset, message.value) == ("t", 0, 9, lot)
     assert message.generation_id == 4
 
 
-def test_the_scheduler_cuts_by_partition_and_says_where_each_batch_begins() -> None:
-    fetched = transport.Fetched({TP("a", 0): [record(n) for n in (3, 4, 8)], TP("b", 0): [record(0, "b")]})
-    fetched.prev = {TP("a", 0): 2, TP("b", 0): 0}
+Cut = list[tuple[TP, int, list[int], int]]
+
+
+def cut(lot: transport.Lot) -> Cut:
+    return [(tp, b.prev, [r.offset for r in b.records], b.epoch) for tp, b in lot.batches.items()]
+
+
+def test_the_scheduler_keeps_together_what_was_fetched_together_up_to_a_size() -> None:
+    a, b, c = TP("a", 0), TP("b", 0), TP("c", 1)
+    fetched = transport.Fetched({
+        a: [record(n, "a") for n in (3, 4, 8)], b: [record(0, "b")], c: [record(5, "c"), record(6, "c")],
+    })  # fmt: skip
+    fetched.prev = {a: 2, b: 0, c: 5}
     fetched.epoch = 6
-    scheduler = type("Two", (transport.BatchScheduler,), {"size": 2})()
-    cut = [(tp, b.prev, [r.offset for r in b.records], b.epoch) for tp, b in scheduler.iterate(fetched)]
-    assert cut == [(TP("a", 0), 2, [3, 4], 6), (TP("a", 0), 5, [8], 6), (TP("b", 0), 0, [0], 6)]
+    scheduler = type("Two", (transport.LotScheduler,), {"size": 2})()
+    lots = list(scheduler.iterate(fetched))
+    assert [tp for tp, _ in lots] == [a, a, c]
+    assert [cut(lot) for _, lot in lots] == [
+        [(a, 2, [3, 4], 6)], [(a, 5, [8], 6), (b, 0, [0], 6)], [(c, 5, [5, 6], 6)],
+    ]  # fmt: skip
 
 
-def fetched(offsets: list[int], prev: int, epoch: int = 1) -> transport.Fetched:
-    found = transport.Fetched({TP("a", 0): [record(offset) for offset in offsets]})
-    found.prev, found.epoch = {TP("a", 0): prev}, epoch
+def fetched(offsets: list[int], prev: int, epoch: int = 1, topic: str = "a") -> transport.Fetched:
+    found = transport.Fetched({TP(topic, 0): [record(offset, topic) for offset in offsets]})
+    found.prev, found.epoch = {TP(topic, 0): prev}, epoch
     return found
 
 
@@ -262,25 +276,38 @@ def fetched(offsets: list[int], prev: int, epoch: int = 1) -> transport.Fetched:
     ],
     ids=["right behind", "already taken up", "behind a hole", "popped after a seek", "no room"],
 )
-def test_what_is_fetched_joins_a_batch_that_waits_where_it_follows_and_there_is_room(
+def test_what_is_fetched_joins_a_lot_that_waits_where_it_follows_and_there_is_room(
     offsets: list[int], prev: int, epoch: int, taken: bool, joins: bool
 ) -> None:
-    scheduler = type("Five", (transport.BatchScheduler,), {"size": 5})()
+    scheduler = type("Five", (transport.LotScheduler,), {"size": 5})()
     ((_, first),) = scheduler.iterate(fetched([1, 2], 1))
     first.taken = taken
-    after = [batch for _, batch in scheduler.iterate(fetched(offsets, prev, epoch))]
-    assert [r.offset for r in first.records] == ([1, 2, *offsets] if joins else [1, 2])
-    assert first.offset == first.records[-1].offset
-    assert [r.offset for batch in after for r in batch.records] == ([] if joins else offsets)
+    after = [lot for _, lot in scheduler.iterate(fetched(offsets, prev, epoch))]
+    tp = TP("a", 0)
+    assert cut(first) == [(tp, 1, [1, 2, *offsets] if joins else [1, 2], 1)]
+    assert first.count == len(first.batches[tp].records)
+    assert [cut(lot) for lot in after] == ([] if joins else [[(tp, prev, offsets, epoch)]])
 
 
-def test_nothing_joins_a_batch_of_before_a_rebalance() -> None:
-    scheduler = transport.BatchScheduler()
+def test_another_partition_joins_a_lot_that_waits_and_what_follows_goes_to_the_newest() -> None:
+    scheduler = type("Five", (transport.LotScheduler,), {"size": 5})()
+    ((_, first),) = scheduler.iterate(fetched([1, 2], 1))
+    assert not list(scheduler.iterate(fetched([7, 8], 7, epoch=2, topic="b")))
+    ((tp, second),) = scheduler.iterate(fetched([9, 10], 9, epoch=2, topic="b"))
+    assert not list(scheduler.iterate(fetched([3], 3)))
+    a, b = TP("a", 0), TP("b", 0)
+    assert tp == b
+    assert cut(first) == [(a, 1, [1, 2], 1), (b, 7, [7, 8], 2)]
+    assert cut(second) == [(b, 9, [9, 10], 2), (a, 3, [3], 1)]
+    assert (first.count, second.count) == (4, 3)
+
+
+def test_nothing_joins_a_lot_of_before_a_rebalance() -> None:
+    scheduler = transport.LotScheduler()
     ((_, first),) = scheduler.iterate(fetched([1, 2], 1))
     scheduler.forget()
     ((_, second),) = scheduler.iterate(fetched([3], 3))
-    assert len(first.records) == 2
-    assert [r.offset for r in second.records] == [3]
+    assert [cut(lot) for lot in (first, second)] == [[(TP("a", 0), 1, [1, 2], 1)], [(TP("a", 0), 3, [3], 1)]]
 
 
 @pytest.mark.parametrize("members", [1, 2, 3, 4, 7])

@@ -307,7 +307,7 @@ def test_messages_of_one_partition_never_overtake_each_other(
             assert owned is not None
             monkeypatch.setattr(working.relay, "_brokers", Brokers())
             with pytest.raises(OSError, match="did not answer"):
-                await working.relay._send(owned.lease, waiting)
+                await working.relay._send([relay.Waiting(owned.lease, *one) for one in waiting])
 
     run(body())
     assert [values[0] for values in sent] == [b"0", b"2", b"4"]
@@ -406,11 +406,11 @@ def test_nothing_is_awaited_between_the_loaded_states_and_the_packing_of_the_com
     names = [name for _, name in sorted(awaited)]
     at = names.index("_commit")
     assert names[at - 1] in {"_load", "_fire"} if at else True
-    for packing in (Worker._commit, Store.commit):
+    for packing in (Worker._commit, Store.commit_all):
         body = ast.parse(textwrap.dedent(inspect.getsource(packing)))
         first = min(node.lineno for node in ast.walk(body) if isinstance(node, ast.Await))
         lines = inspect.getsource(packing).splitlines()
-        packed = next(n for n, line in enumerate(lines, 1) if "write.out" in line or "Write(" in line)
+        packed = next(n for n, line in enumerate(lines, 1) if "_arguments(" in line or "Write(" in line)
         assert packed < first
 
 

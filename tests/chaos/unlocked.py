@@ -23,23 +23,25 @@ def unlocked(_self: Ownership, _number: int) -> contextlib.nullcontext[None]:
 
 async def side_by_side(app: transport.App, stream: Any) -> None:
     """Instead of one batch after the other: each topic has a task of its own."""
-    lanes: dict[str, asyncio.Queue[transport.Batch]] = {}
+    lanes: dict[str, asyncio.Queue[transport.Lot]] = {}
     tasks: set[asyncio.Task[None]] = set()
 
-    async def lane(queue: asyncio.Queue[transport.Batch]) -> None:
+    async def lane(queue: asyncio.Queue[transport.Lot]) -> None:
         while True:
             try:
-                await app.owner.batch(await queue.get())
+                await app.owner.lot(await queue.get())
             except Exception as error:  # noqa: BLE001 - as the worker's own loop does
                 await app.crash(error)
                 return
 
     async for event in stream.events():
-        batch: transport.Batch = event.value
-        if batch.topic not in lanes:
-            lanes[batch.topic] = asyncio.Queue(16)
-            tasks.add(asyncio.create_task(lane(lanes[batch.topic])))
-        await lanes[batch.topic].put(batch)
+        lot: transport.Lot = event.value
+        lot.taken = True
+        for tp, batch in lot.batches.items():
+            if batch.topic not in lanes:
+                lanes[batch.topic] = asyncio.Queue(16)
+                tasks.add(asyncio.create_task(lane(lanes[batch.topic])))
+            await lanes[batch.topic].put(transport.Lot(tp, batch))
 
 
 if __name__ == "__main__":
