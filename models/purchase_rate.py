@@ -211,6 +211,12 @@ _FEWEST = 1e-6
 """The weight, in examples, under which a cell is forgotten."""
 _FARTHEST = 4.0
 """How far the logarithm of a parameter may stray from the prior's."""
+_SHORTEST = 1e-3
+"""The share of a step that is still tried, where the whole would lead down."""
+_MOST_HALVES = 64.0
+"""Half-lives after which weights are expressed anew, long before they overflow."""
+_FIRST_FIT = 16
+"""Examples before the first fit."""
 
 _Key = tuple[float, int, int, int]
 
@@ -220,39 +226,56 @@ class OnlineRates:
 
     **Statistic.** An example says: so they were (x, t_x, T) at a snapshot, and they bought within H days or
     not. The same customer comes again every few weeks, and no example says who it was, so what is summed is
-    the likelihood of each outcome **given** the history up to its snapshot: the outcomes of one customer
-    follow upon one another, none counts twice. That is also what the score is used for. Examples fall into
-    cells of similar (x, silence, mean gap, H), a few hundred at most, of which sums are kept; weights halve
-    every ``half_life`` days of the examples' own time, so that the order in which they come changes nothing
-    but rounding.
+    the log-likelihood of each outcome **given** the history up to its snapshot, which is also what the score
+    is used for. Examples fall into cells of similar (x, silence, mean gap, H), under a thousand as a rule, of
+    which sums are kept; weights halve every ``half_life`` days of the examples' own time. So the order in which
+    they come changes nothing but rounding and the instants of the fits.
 
-    **Fit.** Every ``every`` examples two damped steps of Fisher scoring in the logarithms of (r, alpha, a, b),
-    from where the last ones ended. The objective is the mean log-likelihood over the cells times
+    **Season.** The outcomes of one quarter share its weather: a hundred thousand of them are still one witness
+    to the next quarter's. So the log-odds of what was seen are those of the model plus a shift u, common to
+    all, of which nothing goes into the estimate. u is normal with a standard deviation of ``season``, and the
+    mean log-odds of the estimate, over the cells, are normal around those of the prior with ``level``: of what
+    a shop's outcomes are off, season^2 / (season^2 + level^2) counts as weather.
+
+    **Fit.** The objective is the mean log-likelihood of the cells times
 
         n = W shop / (W + shop),      W: the sum of the weights
 
-    minus half the squared distance from the prior's logarithms, a normal prior with a standard deviation of 1.
-    With few examples the prior speaks. With many, they count as at most ``shop``: the outcomes of one season
-    share its weather, and a hundred thousand of them are no hundred thousand witnesses to the next.
+    with normal priors for u, for the level, and for the logarithms of (r, alpha, a, b), these around the
+    prior's with a standard deviation of 1. Two damped steps of Fisher scoring are taken from where the last
+    ones ended, after every ``every`` examples (and after 16, 32, 64 ... before that).
     """
 
     def __init__(
-        self, prior: Rates | None = None, *, half_life: float = 91.0, shop: float = 250.0, every: int = 256
+        self,
+        prior: Rates | None = None,
+        *,
+        half_life: float = 91.0,
+        shop: float = 2000.0,
+        season: float = 0.2,
+        level: float = 0.5,
+        every: int = 512,
     ) -> None:
-        """``half_life``: days. ``shop``: examples. Raises ValueError where one of them is not positive."""
-        if not (half_life > 0 and shop > 0 and every > 0):
+        """``half_life``: days; ``shop``: examples; ``season`` and ``level``: log-odds. Raises ValueError where
+        one of them is not positive."""
+        if min(half_life, shop, season, level, every) <= 0:
             raise ValueError(
-                f"half_life ({half_life}), shop ({shop}) and every ({every}) must be more than 0"
+                f"half_life ({half_life}), shop ({shop}), season ({season}), level ({level}) and every ({every}) "
+                "must be more than 0"
             )
         self._prior = prior or Rates()
         self._half_life = half_life
         self._shop = shop
+        self._season = season
+        self._level = level
         self._every = every
         self._origin = 0.0
         self._newest = -math.inf
         self._cells: dict[_Key, list[float]] = {}
         self.rates: Rates = self._prior
         """The estimate so far."""
+        self.season: float = 0.0
+        """By how much the log-odds of no purchase lay above the estimate's, of late: the weather."""
         self.examples: int = 0
         """How many have been learned."""
 
@@ -274,7 +297,7 @@ class OnlineRates:
         if not self._cells:
             self._origin = at
         halves = (at - self._origin) / self._half_life
-        if halves > 64.0:  # powers of two, so nothing is rounded
+        if halves > _MOST_HALVES:
             self._rebase(math.floor(halves))
             halves = (at - self._origin) / self._half_life
         self._newest = max(self._newest, at)
@@ -293,14 +316,15 @@ class OnlineRates:
         cell[2] += w * x
         cell[3] += w * t_x
         cell[4] += w * silent
-        self.examples += 1
-        if self.examples % self._every == 0:
+        n = self.examples = self.examples + 1
+        if n % self._every == 0 or (_FIRST_FIT <= n < self._every and n & (n - 1) == 0):
             self.refit()
 
     def _unit(self) -> float:
         return 2.0 ** ((self._origin - self._newest) / self._half_life) if self._cells else 0.0
 
     def _rebase(self, halves: int) -> None:
+        """The sums in units of a later instant: by a power of two, so nothing is rounded."""
         factor = 2.0**-halves
         self._origin += halves * self._half_life
         self._cells = {
@@ -310,51 +334,78 @@ class OnlineRates:
         }
 
     def refit(self, steps: int = 2) -> None:
-        """``steps`` steps from where the estimate stands. Done by itself every ``every`` examples."""
-        if not self._cells:
-            return
+        """``steps`` steps from where the estimate stands. Done by itself as examples come."""
         unit = self._unit()
-        keys = sorted(self._cells)  # so that the sums do not depend on who came first
-        for key in keys:
-            if self._cells[key][0] * unit < _FEWEST:
-                del self._cells[key]
-        keys = [key for key in keys if key in self._cells]
-        rows = np.array([self._cells[key] for key in keys])
-        days = np.array([key[0] for key in keys])
-        w = rows[:, 0] * unit
-        total = float(w.sum())
-        if not total:
+        # In an order of their own, so that the sums do not depend on who came first.
+        keys = sorted(key for key, cell in self._cells.items() if cell[0] * unit >= _FEWEST)
+        if not keys:
             return
-        none, x, t_x, silent = (rows[:, column] / rows[:, 0] for column in (1, 2, 3, 4))
-        w *= self._shop / (total + self._shop)
+        self._cells = {key: self._cells[key] for key in keys}
+        sums = np.array([self._cells[key] for key in keys])
+        share = sums[:, 0] * unit
+        total = float(share.sum())
+        share /= total
+        none, x, t_x, silent = (sums[:, column] / sums[:, 0] for column in (1, 2, 3, 4))
+        days = np.array([key[0] for key in keys])
         prior = _logs(self._prior)
-        theta = _logs(self.rates)
-        value, gradient, information = _objective(
-            theta, prior, self._prior.fade, x, t_x, silent, days, none, w
-        )
+        expected, _ = _log_odds(self._prior, x, t_x, silent, days)
+        n = total * self._shop / (total + self._shop)
+
+        def objective(theta: list[float]) -> tuple[float, list[float], list[list[float]]]:
+            """Its value at the logarithms of (r, alpha, a, b) and u, the gradient, the expected information."""
+            logit, slopes = _log_odds(_rates(theta, self._prior.fade), x, t_x, silent, days)
+            u = theta[4]
+            slopes = (*slopes, np.ones_like(logit))
+            seen = logit + u
+            p = 1.0 / (1.0 + np.exp(-seen))
+            away = [t - m for t, m in zip(theta, prior, strict=False)]
+            off = float((share * (logit - expected)).sum())
+            tilt = [*(float((share * slope).sum()) for slope in slopes[:4]), 0.0]
+            scale = (1.0, 1.0, 1.0, 1.0, 1.0 / self._season**2)
+            pull = [*away, u]
+            firm = 1.0 / self._level**2
+            value = n * float((share * (none * seen - np.logaddexp(0.0, seen))).sum()) - 0.5 * (
+                sum(s * v * v for s, v in zip(scale, pull, strict=True)) + firm * off * off
+            )
+            residual, certain = n * share * (none - p), n * share * p * (1.0 - p)
+            gradient = [
+                float((residual * slopes[i]).sum()) - scale[i] * pull[i] - firm * off * tilt[i]
+                for i in range(5)
+            ]
+            information = [[0.0] * 5 for _ in range(5)]
+            for i in range(5):
+                weighted = certain * slopes[i]
+                for j in range(i + 1):
+                    entry = float((weighted * slopes[j]).sum()) + firm * tilt[i] * tilt[j]
+                    information[i][j] = information[j][i] = entry + (scale[i] if i == j else 0.0)
+            return value, gradient, information
+
+        theta = [*_logs(self.rates), self.season]
+        bounds = [*((m - _FARTHEST, m + _FARTHEST) for m in prior), (-_FARTHEST, _FARTHEST)]
+        value, gradient, information = objective(theta)
         for _ in range(steps):
             step = _solve(information, gradient)
-            longest = max(abs(d) for d in step)
-            size = min(1.0, 1.0 / longest) if longest else 0.0
-            while size > 1e-3:
+            size = min(1.0, 1.0 / max(*(abs(d) for d in step), 1e-300))
+            while size > _SHORTEST:
                 tried = [
-                    min(max(t + size * d, p - _FARTHEST), p + _FARTHEST)
-                    for t, d, p in zip(theta, step, prior, strict=True)
+                    min(max(t + size * d, low), high)
+                    for t, d, (low, high) in zip(theta, step, bounds, strict=True)
                 ]
-                found = _objective(tried, prior, self._prior.fade, x, t_x, silent, days, none, w)
+                found = objective(tried)
                 if found[0] >= value:
                     theta, (value, gradient, information) = tried, found
                     break
                 size /= 4.0
             else:
                 break
-        r, alpha, a, b = (math.exp(t) for t in theta)
-        self.rates = Rates(r, alpha, a, b, self._prior.fade)
+        self.rates = _rates(theta, self._prior.fade)
+        self.season = theta[4]
 
     def state(self) -> dict[str, object]:
         """All it takes to go on elsewhere: numbers, lists and dictionaries, as JSON has them."""
         return {
             "rates": msgspec.to_builtins(self.rates),
+            "season": self.season,
             "examples": self.examples,
             "origin": self._origin,
             "newest": self._newest if self._cells else None,
@@ -363,18 +414,20 @@ class OnlineRates:
 
     def restore(self, state: object) -> None:
         """Continue from what ``state`` gave, as if nothing had been between. Raises ValueError for anything
-        else, with what is wrong, and then nothing has changed."""
+        else, saying what is wrong, and then nothing has changed."""
         try:
             found = msgspec.convert(state, _State)
         except msgspec.ValidationError as error:
             raise ValueError(f"no state of the purchase rate: {error}") from error
-        self.rates, self.examples, self._origin = found.rates, found.examples, found.origin
+        self.rates, self.season, self.examples = found.rates, found.season, found.examples
+        self._origin = found.origin
         self._newest = -math.inf if found.newest is None else found.newest
         self._cells = {(row[0], int(row[1]), int(row[2]), int(row[3])): list(row[4:]) for row in found.cells}
 
 
 class _State(msgspec.Struct, forbid_unknown_fields=True):
     rates: Rates
+    season: float
     examples: int
     origin: float
     newest: float | None
@@ -385,51 +438,34 @@ def _logs(rates: Rates) -> list[float]:
     return [math.log(rates.r), math.log(rates.alpha), math.log(rates.a), math.log(rates.b)]
 
 
-def _objective(
-    theta: list[float],
-    prior: list[float],
-    fade: float,
-    x: Floats,
-    t_x: Floats,
-    silent: Floats,
-    days: Floats,
-    none: Floats,
-    w: Floats,
-) -> tuple[float, list[float], list[list[float]]]:
-    """The penalised log-likelihood of the cells at the logarithms of (r, alpha, a, b), its gradient and the
-    expected information.
+def _rates(theta: list[float], fade: float) -> Rates:
+    r, alpha, a, b = (math.exp(t) for t in theta[:4])
+    return Rates(r, alpha, a, b, fade)
 
-    With S(u) = (1 + u / A)^-R and d = a / (b + x):  P(none) = (d + S(silent + H)) / (d + S(silent)).
+
+def _log_odds(
+    rates: Rates, x: Floats, t_x: Floats, silent: Floats, days: Floats
+) -> tuple[Floats, tuple[Floats, ...]]:
+    """The log-odds of no purchase in ``days``, and their slopes in the logarithms of (r, alpha, a, b).
+
+    With S(u) = (1 + u / A)^-R and d = a / (b + x) they are log(d + S(s + H)) - log(S(s) - S(s + H)); here both
+    are divided by S(s), which may be too small for a float.
     """
-    r, alpha, a, b = (math.exp(t) for t in theta)
-    weight = 1.0 / (1.0 + fade * x)
-    shape, scale = r + weight * x, alpha + weight * t_x
-    d = a / (b + x)
-    log_now, log_then = np.log1p(silent / scale), np.log1p((silent + days) / scale)
-    now, then = np.exp(-shape * log_now), np.exp(-shape * log_then)
-    below = d + now
-    p = np.clip((d + then) / below, 1e-12, 1.0 - 1e-12)
-    by_r = r * (p * now * log_now - then * log_then) / below
-    by_alpha = (
-        alpha * shape / scale
-        * (then * (silent + days) / (scale + silent + days) - p * now * silent / (scale + silent)) / below
-    )  # fmt: skip
-    by_a = d * (1.0 - p) / below
-    by_b = -by_a * b / (b + x)
-    slopes = (by_r, by_alpha, by_a, by_b)
-    variance = p * (1.0 - p)
-    residual = w * (none - p) / variance
-    certain = w / variance
-    away = [t - m for t, m in zip(theta, prior, strict=True)]
-    value = float((w * (none * np.log(p) + (1.0 - none) * np.log1p(-p))).sum()) - 0.5 * sum(
-        v * v for v in away
-    )
-    gradient = [float((residual * slope).sum()) - v for slope, v in zip(slopes, away, strict=True)]
-    information = [
-        [float((certain * one * other).sum()) + (1.0 if i == j else 0.0) for j, other in enumerate(slopes)]
-        for i, one in enumerate(slopes)
-    ]
-    return value, gradient, information
+    shape, scale = _posterior(rates, x, t_x)
+    now = scale + silent
+    odds = _left_odds(rates, x, shape, scale, silent)
+    longer = np.log1p(days / now)
+    wait = np.exp(-shape * longer)
+    some, rest = odds + wait, -np.expm1(-shape * longer)
+    # d log S(s + H) / d R = -log1p((s + H) / A), d log S(s) / d R = -log1p(s / A), and likewise by A.
+    earlier = np.log1p(silent / scale)
+    tail = wait / some + wait / rest  # d logit / d log wait
+    left = odds / some  # d logit / d log odds
+    by_r = rates.r * (left * earlier - tail * longer)
+    by_alpha = rates.alpha * shape * (tail * days / (now * (now + days)) - left * silent / (scale * now))
+    by_a = left
+    by_b = -left * rates.b / (rates.b + x)
+    return np.log(some) - np.log(rest), (by_r, by_alpha, by_a, by_b)
 
 
 def _solve(matrix: list[list[float]], right: list[float]) -> list[float]:
