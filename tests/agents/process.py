@@ -24,7 +24,7 @@ def main() -> int:
     settings = msgspec.convert(given["settings"], Settings)
     if given["core"] == "counting":
         core = Counting(settings.kafka.inputs, settings.clock.mode, given["silence"])
-        agents.worker.engine_of = lambda _: core  # type: ignore[assignment,return-value]
+        vars(agents.worker)["engine_of"] = lambda _: core
     if given.get("stop_deadline"):
         agents.worker.STOP_DEADLINE = given["stop_deadline"]
     return agents.worker.run(settings)
