@@ -44,19 +44,16 @@ class Quiet(NamedTuple):
 class Ahead:
     """The next look of many customers at once."""
 
-    def __init__(self, policy: Policy, grid: Grid, model: ChurnModel, minor_units: int = 2) -> None:
+    def __init__(self, policy: Policy, grid: Grid, model: ChurnModel) -> None:
         self._policy = policy
         self._grid = grid
         self._model = model
         self._overdue = policy.complaint_overdue_hours
-        self._minor_units = minor_units
 
     def next(self, quiet: Sequence[Quiet]) -> list[int]:
         """The instant of each customer's next look, after its ``after``."""
         policy = self._policy
-        rows = matrix.rows(
-            [q.customer for q in quiet], [q.after for q in quiet], self._overdue, self._minor_units
-        )
+        rows = matrix.rows([q.customer for q in quiet], [q.after for q in quiet], self._overdue)
         facts = np.array(
             [
                 (

@@ -263,7 +263,7 @@ class Engine:
         return _Use(
             known.effective,
             model,
-            Ahead(self.policy, self._grid, model, self._minor_units),
+            Ahead(self.policy, self._grid, model),
             Versions(policy=version(self.policy), model=model.version, features=FEATURES_VERSION),
             int.from_bytes(digest[:4], "big") or 1,
         )
@@ -864,18 +864,14 @@ class Engine:
         snapshots = [ask for ask in asks if ask.inputs]
         if not snapshots:
             return self._score(asks)
-        x = self._inputs(snapshots)
+        x = matrix.inputs([s.customer for s in snapshots], [s.at for s in snapshots], self._overdue / HOUR)
         kept = iter(np.array(x).T.astype("<f4"))
         scored = [ask for ask in asks if not ask.inputs]
         scores = iter(self._score(scored) if scored else ())
         return [next(kept).tobytes() if ask.inputs else next(scores) for ask in asks]
 
-    def _inputs(self, asks: Sequence[_Ask]) -> Inputs:
-        customers, instants = [ask.customer for ask in asks], [ask.at for ask in asks]
-        return matrix.inputs(customers, instants, self._overdue / HOUR, self._minor_units)
-
     def _score(self, asks: Sequence[_Ask]) -> list[decide.Score]:
-        x = self._inputs(asks)
+        x = matrix.inputs([ask.customer for ask in asks], [ask.at for ask in asks], self._overdue / HOUR)
         scores = self.model.score(x)
         rows = zip(*(row.tolist() for row in scores.contributions), strict=True)
         return [

@@ -116,6 +116,10 @@ class _Seen:
     def one_decimal(self, value: float) -> str:
         return self.words.number(value, 1)
 
+    def unit(self, minor: float) -> float:
+        """An amount in units of the base currency."""
+        return float(minor) / 10.0**self.minor_units
+
     def money(self, value: float) -> str:
         return self.words.number(value, self.minor_units)
 
@@ -184,8 +188,8 @@ def _frequency(seen: _Seen) -> _Fact:
 
 
 def _spend(seen: _Seen) -> _Fact:
-    mean = seen.now("order_value")
-    shop = seen.usual("order_value", seen.money)
+    mean = seen.unit(seen.now("order_value"))
+    shop = seen.usual("order_value", seen.money, seen.unit)
     if seen.customer.orders < 2:
         return _Fact(
             "order_value", seen.words.say("The order was worth {amount}.", amount=seen.money(mean)), mean, None, shop

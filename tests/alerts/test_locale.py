@@ -188,7 +188,7 @@ def told(words: Words, count: int) -> str:
     steady = dict.fromkeys(
         ("returned_90", "empty_searches_30", "carts_30", "bought_30", "browsed_30", "used_30"), count / 0.6931
     )
-    inputs = {**steady, "recency": float(count), "abandoned": 0.4, "discount_share": 0.4, "order_value": 10.0}
+    inputs = {**steady, "recency": float(count), "abandoned": 0.4, "discount_share": 0.4, "order_value": 1000.0}
     found = evidence(customer, day(100), cold, inputs=inputs, weights=dict.fromkeys(_TELLS, 1.0))
     return "\n".join(reason.text or "" for reason in reasons(found, words))
 

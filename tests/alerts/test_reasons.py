@@ -158,17 +158,22 @@ def test_browsing_dries_up_goes_on_without_buying_or_never_was() -> None:
 
 def test_spending_is_told_in_the_shops_money() -> None:
     less = one(
-        with_(BUYER, orders=5), day(9), inputs={"order_value": 50.0, "value_trend": math.log(0.6)}, spend=0.2
+        with_(BUYER, orders=5),
+        day(9),
+        inputs={"order_value": 5000.0, "value_trend": math.log(0.6)},
+        spend=0.2,
     )
     assert (less.value, less.usual) == (30.0, 50.0)
     assert (
         less.text
         == "Spends less per order than before: lately 30.00 on average. Usual for this customer: 50.00."
     )
-    same = one(with_(BUYER, orders=5), day(9), inputs={"order_value": 50.0}, spend=0.2)
+    same = one(with_(BUYER, orders=5), day(9), inputs={"order_value": 5000.0}, spend=0.2)
     assert same.text == "An order is lately worth 50.00 on average. Usual for this customer: 50.00."
-    once = one(BUYER, day(9), inputs={"order_value": 1234.5}, usual={"order_value": 40.0}, spend=-0.2)
+    once = one(BUYER, day(9), inputs={"order_value": 123450.0}, usual={"order_value": 4000.0}, spend=-0.2)
     assert (once.usual, once.text) == (40.0, "The order was worth 1,234.50. Usual in this shop: 40.00.")
+    yen = evidence(BUYER, day(9), inputs={"order_value": 1234.0}, spend=-0.2)._replace(minor_units=0)
+    assert reasons(yen)[0].text == "The order was worth 1,234."
 
 
 @pytest.mark.parametrize(
