@@ -169,11 +169,19 @@ class Proposal(NamedTuple):
     turn: Turn
 
 
+class Decoder(Protocol):
+    """What makes an item of a record; see :class:`streams.codec.Codec`."""
+
+    def decode(self, record: Record) -> Any:
+        """What the core takes for the record."""
+        ...
+
+
 class Worker:
     """One member of the consumer group, in the running event loop.
 
     ``start`` returns when the worker is in its group; ``failed`` ends with the exception that stopped it.
-    ``core`` replaces the engine in tests.
+    ``core`` and ``codec`` replace the engine and what it reads.
     """
 
     def __init__(
@@ -182,6 +190,7 @@ class Worker:
         *,
         metrics: Metrics | None = None,
         core: Core | None = None,
+        codec: Decoder | None = None,
         serve_http: bool = True,
     ) -> None:
         self.settings = settings
@@ -189,7 +198,7 @@ class Worker:
         kafka = settings.kafka
         self.logical = {kafka.topic(name): name for name in kafka.inputs}
         self.core: Core = engine_of(settings) if core is None else core
-        self.codec = Codec(
+        self.codec: Decoder = codec or Codec(
             settings.shop.currency,
             settings.shop.minor_units,
             settings.shop.rates,
