@@ -136,6 +136,33 @@ class Metrics:
             SLOW,
         )
 
+        # Learning: labels that leave a worker, and what the trainer makes of them.
+        self.examples = counter("examples_total", "Labels that matured and leave to examples.", "outcome")
+        self.lessons = counter(
+            "lessons_total",
+            "Examples read by the trainer: learned, repeated, or passed over (other_horizon, other_features).",
+            "outcome",
+        )
+        self.snapshots = counter("model_snapshots_total", "Model snapshots published.")
+        self.drifts = counter("model_drifts_total", "Inputs, scores or errors that were found to have moved.")
+        self.promotions = counter("model_promotions_total", "Changes of the model that decides.")
+        self.model_effective = gauge(
+            "model_effective_timestamp_seconds", "When the newest label of the newest snapshot matured."
+        )
+        self.model_labels = gauge(
+            "model_labels", "Labels learned under the leading horizon, at the newest snapshot."
+        )
+        self.model_log_loss = gauge(
+            "model_log_loss",
+            "Prequential log-loss over the last labels, at the newest snapshot; deciding: whether it is this model.",
+            "model",
+            "deciding",
+        )
+        self.model_refused = counter(
+            "model_snapshots_refused_total",
+            "Snapshots that could not be used: unknown format, other features.",
+        )
+
         # The outbox and the relay.
         self.outbox_depth = gauge("outbox_depth", "Messages waiting to leave.", "partition")
         self.relay_attempts = counter("relay_attempts_total", "Messages given to the producer.", "topic")
@@ -181,6 +208,16 @@ class Metrics:
                     self.timers_fired.inc(n)
                 case ("alert", kind, transition, decision):
                     self.alerts.labels(kind, transition, decision).inc(n)
+                case ("example", outcome):
+                    self.examples.labels(outcome).inc(n)
+                case ("lesson", outcome):
+                    self.lessons.labels(outcome).inc(n)
+                case ("snapshot",):
+                    self.snapshots.inc(n)
+                case ("drift",):
+                    self.drifts.inc(n)
+                case ("promotion",):
+                    self.promotions.inc(n)
                 case ("score",):
                     self.scores.inc(n)
                 case _ if self.strict:

@@ -110,13 +110,19 @@ class Publication(NamedTuple):
     deleted: tuple[str, ...]
 
 
+class News(NamedTuple):
+    """Something to be told: the gate has opened, a model was promoted, something has moved."""
+
+    kind: Literal["gate", "promotion", "drift"]
+    text: str
+
+
 class Lesson(NamedTuple):
-    """What became of some examples, in their order; the snapshots that fell due on the way; what is to be told:
-    promotions and drift, in words."""
+    """What became of some examples, in their order; the snapshots that fell due on the way; what is to be told."""
 
     what: tuple[What, ...]
     published: tuple[Publication, ...]
-    told: tuple[str, ...]
+    told: tuple[News, ...]
 
 
 class UnknownState(ValueError):
@@ -193,7 +199,7 @@ class _Course:
                 scale, shift = self.repair.holds
                 self.stated.extend([scale * z + shift for z in said])
 
-    def close(self, at: Micros) -> list[str]:
+    def close(self, at: Micros) -> list[News]:
         """The block is full. What is to be told."""
         rows = np.frombuffer(self.rows, dtype=np.float32).reshape(BLOCK, len(INPUTS))
         churned = _floats(self.outcomes)
@@ -209,8 +215,11 @@ class _Course:
         said = probability(block.stated if model == CHAMPION else own[model])
         signals = np.vstack([rows.T.astype(np.float64), said, block.loss[model]])
         moved = self.watch.after(_SIGNALS, signals, at)
-        told = [
-            f"{d.what} has moved under horizon {self.days:g}: {d.before:.4g}, now {d.after:.4g}"
+        told: list[News] = [
+            News(
+                "drift",
+                f"{d.what} has moved: {d.before:.4g} before, now {d.after:.4g} (horizon {self.days:g} days)",
+            )
             for d in moved
         ]
         told += self._consider(at)
@@ -225,15 +234,14 @@ class _Course:
 
     # ---- who decides
 
-    def _consider(self, at: Micros) -> list[str]:
+    def _consider(self, at: Micros) -> list[News]:
         """Whether another model should decide from now on."""
-        told = []
+        told: list[News] = []
         stayed = self.labels - self.churned
         if not self.open and min(self.churned, stayed) >= self.needed:
             self.open = True
-            told.append(
-                f"The gate is open under horizon {self.days:g}: {self.churned} churned, {stayed} stayed"
-            )
+            text = f"The gate is open: {self.churned} churned, {stayed} stayed (horizon {self.days:g} days)"
+            told.append(News("gate", text))
         if len(self.blocks) < LEAST:
             return told
         loss = {model: np.concatenate([b.loss[model] for b in self.blocks]) for model in self.models}
@@ -262,7 +270,7 @@ class _Course:
             told.append(self._promote(found[1], found[0], held, at))
         return told
 
-    def _promote(self, model: str, gain: float, held: Floats, at: Micros) -> str:
+    def _promote(self, model: str, gain: float, held: Floats, at: Micros) -> News:
         loss = float(held.mean())
         why = (
             f"log-loss {loss - gain:.4f} against {loss:.4f} of {self.promoted.model} over the last {len(held)} labels"
@@ -271,7 +279,7 @@ class _Course:
         self.promoted = Promotion(model=model, since=at, why=why)
         self.promotions = (*self.promotions, self.promoted)[-PROMOTIONS:]
         self.ahead = {}
-        return f"{model} decides now under horizon {self.days:g}: {why}"
+        return News("promotion", f"{model} decides now: {why} (horizon {self.days:g} days)")
 
     # ---- what is published
 
@@ -408,7 +416,7 @@ class Trainer:
         """Learn examples in their order, each that was not learned before."""
         what: list[What] = []
         published: list[Publication] = []
-        told: list[str] = []
+        told: list[News] = []
         run: list[Example] = []
         course = self._leading
         for example in examples:
@@ -436,7 +444,7 @@ class Trainer:
         return "learned" if example.horizon_days in self._courses else "other_horizon"
 
     def _take(
-        self, course: _Course, run: list[Example], published: list[Publication], told: list[str]
+        self, course: _Course, run: list[Example], published: list[Publication], told: list[News]
     ) -> None:
         if not run:
             return
