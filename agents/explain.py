@@ -16,16 +16,20 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
+from agents.language import spoken
 from agents.settings import Settings
 from alerts import bands, decide
+from alerts.cause import cause
+from alerts.outlook import Expected, Outlook, outlook
 from alerts.policy import version as policy_version
-from alerts.reasons import reasons
+from alerts.reasons import Evidence, reasons
 from features import matrix
 from features.cold import Cold
 from features.customer import EMPTY_COLD, VERSION, Customer, apply
+from features.matrix import Inputs
 from features.shop import DAY, Calendar
 from features.standing import Episode, Standing
-from models.churn import RhythmScore
+from models.churn import ChurnModel, RhythmScore
 from streams import topics
 from streams.alerts import Alert, Offer, Reason, alert_id
 from streams.codec import Decoded
@@ -33,16 +37,6 @@ from streams.events import rfc3339
 
 AGREE: Final = 1.01e-6
 """Probabilities are rounded to 1e-6: so far apart, they are the same."""
-GROUP_OF: Final[Mapping[str, str]] = {
-    "recency_days": "silence",
-    "open_complaints": "complaint",
-    "days_since_complaint": "complaint",
-    "browsing_30d": "browsing",
-    "satisfaction": "satisfaction",
-    "said_lost": "said_lost",
-}
-"""The group of evidence (``models.churn.GROUPS``) that each feature of a reason stands for."""
-GROUPS: Final = ("silence", "complaint", "browsing", "satisfaction", "said_lost")
 MEMORY: Final = 9.0
 """Gaps that a rhythm remembers at most, as in ``models.churn``."""
 
@@ -103,35 +97,58 @@ class Silence(NamedTuple):
 
 class Score(NamedTuple):
     """``base`` and ``contributions`` by group add up to ``total`` (log-odds); ``rise`` is what was gained since
-    the last purchase."""
+    the last purchase; ``cause`` what to act on; ``x`` the inputs. ``silence``: the steps of the statistical score,
+    None where another model scored."""
 
-    silence: Silence
+    model: ChurnModel
+    x: Inputs
+    silence: Silence | None
     base: float
     contributions: dict[str, float]
     total: float
     rise: float
     churn: float
     alive: float
+    usual_days: float
     reasons: tuple[Reason, ...]
+    cause: str
+    expected: Expected
 
 
-def score(customer: Customer, at: int, settings: Settings) -> Score:
-    """The core's score of a customer, with the steps that lead to it."""
-    policy = settings.policy
-    hours = policy.complaint_overdue_hours
-    model = RhythmScore(settings.prior, policy.horizon_days)
-    scores = model.score(matrix.inputs([customer], [at], hours))
+def score(customer: Customer, cold: Cold, at: int, settings: Settings, model: ChurnModel) -> Score:
+    """The core's score of a customer by a model, with the steps that lead to it."""
+    hours = settings.policy.complaint_overdue_hours
+    x = matrix.inputs([customer], [at], hours)
+    scores = model.score(x)
     contributions = tuple(float(row[0]) for row in scores.contributions)
-    base, total = float(scores.base[0]), float(scores.logit[0])
+    evidence = Evidence(
+        customer=customer,
+        cold=cold,
+        at=at,
+        x=x,
+        groups=model.groups,
+        contributions=contributions,
+        base=float(scores.base[0]),
+        usual=model.usual,
+        source=model.source,
+        overdue_hours=hours,
+        minor_units=settings.shop.minor_units,
+    )
+    expected = model.expected(x)
     return Score(
-        silence=_silence(customer, at, settings),
-        base=base,
-        contributions=dict(zip(GROUPS, contributions, strict=True)),
-        total=total,
-        rise=round(total - base, 6),
+        model=model,
+        x=x,
+        silence=_silence(customer, at, settings) if isinstance(model, RhythmScore) else None,
+        base=evidence.base,
+        contributions=dict(zip(model.groups, contributions, strict=True)),
+        total=float(scores.logit[0]),
+        rise=float(scores.rise[0]),
         churn=float(scores.churn[0]),
         alive=float(scores.alive[0]),
-        reasons=reasons(customer, at, contributions, float(scores.usual_days[0]), hours),
+        usual_days=float(scores.usual_days[0]),
+        reasons=reasons(evidence, spoken(settings.shop)),
+        cause=cause(evidence),
+        expected=Expected(*expected) if expected is not None else Expected(),
     )
 
 
@@ -196,12 +213,15 @@ def replayed(read: Iterable[Read], position: Mapping[str, int], calendar: Calend
 
 
 class Decision(NamedTuple):
-    """What the policy decides again. ``transition`` and ``band`` are None where it decides nothing."""
+    """What the policy decides again. ``transition`` and ``band`` are None where it decides nothing; ``cause`` where
+    there is none to act on."""
 
     transition: str | None
     band: str | None
     id: str | None
+    cause: str | None
     action: str | None
+    outlook: Outlook
     offers: tuple[tuple[str, str], ...]
     held: str
     silent_days: float
@@ -223,16 +243,27 @@ class Replay(NamedTuple):
 
 
 def replay(
-    told: Told, earlier: Sequence[Told], read: Sequence[Read], parts: Mapping[str, Part | None], settings: Settings
-) -> Replay:  # fmt: skip
+    told: Told,
+    earlier: Sequence[Told],
+    read: Sequence[Read],
+    parts: Mapping[str, Part | None],
+    settings: Settings,
+    learned: Iterable[ChurnModel] = (),
+) -> Replay:
     """Decides an alert again. ``earlier``: the customer's other alerts, delivered or withheld; ``read``: the
-    customer's events; ``parts``: what the input topics still hold of the partition, by logical name."""
+    customer's events; ``parts``: what the input topics still hold of the partition, by logical name; ``learned``:
+    the models of the snapshots that are known."""
     alert = told.alert
-    causes = [*_changed(told, settings), *_lost(alert, parts)]
+    prior = RhythmScore(settings.prior, settings.policy.horizon_days)
+    models: dict[str, ChurnModel] = {model.version: model for model in (*learned, prior)}
+    model = models.get(alert.versions.model, prior)
+    causes = [*_changed(told, settings, model), *_lost(alert, parts)]
     state = replayed(read, alert.position, Calendar(settings.shop))
     if not state.records:
         return Replay("unknown", 0, None, None, (), tuple(causes))
-    found = score(state.customer, alert.decided_at, settings) if state.customer.orders else None
+    found = None
+    if state.customer.orders:
+        found = score(state.customer, state.cold, alert.decided_at, settings, model)
     different: list[str] = []
     if found is None:
         if alert.churn_probability is not None:
@@ -263,22 +294,23 @@ def replay(
     return Replay(verdict, state.records, found, decision, tuple(different), tuple(causes))
 
 
-def _changed(told: Told, settings: Settings) -> list[str]:
-    """The versions that are others now."""
+def _changed(told: Told, settings: Settings, model: ChurnModel) -> list[str]:
+    """The versions that are others now; ``model``: that of the alert, where it is known."""
     versions, now = told.alert.versions, policy_version(settings.policy)
     found = []
     if versions.policy != now:
         found.append(f"it was decided under policy {versions.policy}, the settings now are policy {now}")
-    if versions.model != settings.prior.version:
-        found.append(
-            f"it was decided by model {versions.model}, the settings now have {settings.prior.version} (prior.version)"
+    if versions.model != model.version:
+        known = (
+            "which is not among the snapshots any more; replayed is the score of the prior"
+            if told.alert.score_source == "learned"
+            else f"the settings now have {model.version} (prior.version)"
         )
+        found.append(f"it was decided by model {versions.model}, {known}")
     if versions.features != str(VERSION):
         found.append(
             f"it was decided with features of version {versions.features}, this churnwatch has {VERSION}"
         )
-    if told.alert.score_source == "learned":
-        found.append("it was decided by a learned model, which is not recomputed here")
     if told.application != settings.application:
         found.append(
             f"it is of application {told.application}, the settings are those of {settings.application}"
@@ -308,14 +340,22 @@ def _decided(
     at, customer = alert.decided_at, state.customer
     calendar = Calendar(settings.shop)
     standing = standing_before(before, read, calendar)
+    episode = standing.churn
     band = bands.LOW
     step: decide.Transition | None = None
     silent_days = max(at - customer.last_purchase, 0) / DAY
     if found is not None:
         asked = decide.Score(
-            found.churn, found.alive, found.rise, tuple(found.contributions.values()), found.silence.alpha
+            found.churn,
+            found.alive,
+            found.rise,
+            found.base,
+            tuple(found.contributions.values()),
+            found.usual_days,
+            found.x,
+            0,
         )
-        _, band, step = decide.churn(standing, customer, asked, at, policy)
+        episode, band, step = decide.churn(standing, customer, asked, at, policy)
     if alert.kind == "upsell":
         cold = msgspec.structs.replace(state.cold, offered=offered_before(before))
         step = None
@@ -323,7 +363,9 @@ def _decided(
             _, step = decide.upsell(standing, customer, cold, band, at, policy)
     held = bands.NAMES[standing.churn.band] if standing.churn else "none"
     if step is None:
-        return Decision(None, bands.NAMES[band] if found else None, None, None, (), held, silent_days)
+        none = bands.NAMES[band] if found else None
+        return Decision(None, none, None, None, None, Outlook(), (), held, silent_days)
+    behind = found.cause if found is not None and step.kind == "churn" and step.name != "resolved" else None
     identity = alert_id(
         told.application, alert.customer, step.kind, step.episode.opened, step.name, step.episode.ordinal
     )
@@ -331,7 +373,17 @@ def _decided(
         transition=step.name,
         band=bands.NAMES[step.band] if found else None,
         id=identity,
-        action=decide.action(step, customer, policy),
+        cause=behind,
+        action=decide.action(step, customer, policy, behind),
+        outlook=outlook(
+            at,
+            customer.orders,
+            step.band,
+            episode is not None,
+            None if found is None else found.churn,
+            Expected() if found is None else found.expected,
+            settings.shop.minor_units,
+        ),
         offers=tuple((candidate.type, candidate.name) for candidate in step.offers),
         held=held,
         silent_days=silent_days,
@@ -391,8 +443,13 @@ def _compared(told: Told, decision: Decision) -> list[str]:
         found.append(f"the transition is {decision.transition}, not {alert.transition}")
     if alert.risk_band is not None and decision.band != alert.risk_band:
         found.append(f"the band is {decision.band}, not {alert.risk_band}")
+    if decision.cause != alert.cause:
+        found.append(f"the cause is {decision.cause}, not {alert.cause}")
     if decision.action != alert.action:
         found.append(f"the action is {decision.action}, not {alert.action}")
+    for name, value in decision.outlook._asdict().items():
+        if value != getattr(alert, name):
+            found.append(f"{name} is {value}, not {getattr(alert, name)}")
     names = [(offer.type, offer.sku if offer.sku is not None else offer.category) for offer in alert.offers]
     if [(kind, name.removeprefix("sku:")) for kind, name in decision.offers] != [
         (kind, (name or "").removeprefix("sku:")) for kind, name in names

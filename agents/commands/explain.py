@@ -21,7 +21,7 @@ from streams.topics import ALERTS, COMPACTED, DECISIONS
 if TYPE_CHECKING:
     from confluent_kafka import Message
 
-    from agents.explain import Part, Read, Replay, Score, Told
+    from agents.explain import Part, Read, Replay, Score, Silence, Told
 
 EPILOG = examples(
     "churnwatch explain 8f14e45fceea167a5a36dedd4bea2543   an id as in: churnwatch alerts --json",
@@ -219,18 +219,36 @@ def _lines(told: Told, earlier: list[Told], found: Replay | None, settings: Sett
         band = alert.risk_band or ""
         yield (
             f"{alert.churn_probability:.1%} likely to buy nothing in the next {alert.horizon_days:g} days: "
-            f"[{_COLOURS.get(band, 'default')}]{band}[/]" + (f", to do: [cyan]{escape(alert.action)}[/]" if alert.action else "")
-        )  # fmt: skip
+            f"[{_COLOURS.get(band, 'default')}]{band}[/]"
+            + (f", cause: [cyan]{alert.cause.replace('_', ' ')}[/]" if alert.cause else "")
+            + (f", to do: [cyan]{escape(alert.action)}[/]" if alert.action else "")
+        )
+    yield from _expected(alert)
     for offer in alert.offers:
         yield f"  {offer.type} {escape(offer.sku or offer.category or '')}: {escape(offer.reason or '')}"
     score = found.score if found is not None else None
-    if score is not None:
-        yield from _silence(score, settings)
+    if score is not None and score.silence is not None:
+        yield from _silence(score.silence, settings)
     if alert.churn_probability is not None:
         yield from _sum(alert, score)
     yield from _policy(told, earlier, found, settings)
     if found is not None:
         yield from _replay(found)
+
+
+def _expected(alert: Alert) -> Iterator[str]:
+    """What the models of purchases and spending expect, where the alert has it."""
+    from agents.explain import moment  # noqa: PLC0415
+
+    parts = []
+    if alert.expected_next_order is not None:
+        parts.append(f"next order {moment(alert.expected_next_order)[:10]}")
+    if alert.predicted_clv is not None:
+        parts.append(f"orders worth {alert.predicted_clv:,.2f} in 12 months")
+    if alert.revenue_at_risk is not None:
+        parts.append(f"{alert.revenue_at_risk:,.2f} of it at risk")
+    if parts:
+        yield "Expected: " + ", ".join(parts)
 
 
 def _where(told: Told) -> str:
@@ -249,9 +267,9 @@ def _ordinal(number: int) -> str:
     return f"{number}{ending}"
 
 
-def _silence(score: Score, settings: Settings) -> Iterator[str]:
+def _silence(s: Silence, settings: Settings) -> Iterator[str]:
     """The silence, step by step, as docs/score.md has it."""
-    s, prior, horizon = score.silence, settings.prior, settings.policy.horizon_days
+    prior, horizon = settings.prior, settings.policy.horizon_days
     k = prior.strength
     weight = f"{s.gaps:g} + {k:g}"
     middle = f"({s.gaps:g}·{s.mean:.3f} + {k:g}·ln {prior.gap_days:g}) / ({weight})"
@@ -291,8 +309,8 @@ def _sum(alert: Alert, score: Score | None) -> Iterator[str]:
         yield from _carried(alert, alert.churn_probability)
         if score is None:
             yield (
-                "  An alert carries what each group added, not the base, the rhythm and the rise: those follow from "
-                "the records, by a replay."
+                "  An alert carries what each group added and where that starts, not the rhythm and the rise: those "
+                "follow from the records, by a replay."
             )
             return
     assert score is not None
@@ -301,8 +319,11 @@ def _sum(alert: Alert, score: Score | None) -> Iterator[str]:
         "" if same else ", replayed under the settings of now"
     )
     reasons = _by_group(score.reasons)
-    yield _part("base", score.base, "ln(p / (1 − p)) right after the last purchase")
-    for group, weight in score.contributions.items():
+    start = (
+        "right after the last purchase" if score.model.source == "statistical" else "as usual in this shop"
+    )
+    yield _part("base", score.base, f"ln(p / (1 − p)) {start}")
+    for group, weight in sorted(score.contributions.items(), key=lambda part: -abs(part[1])):
         if weight:
             yield _part(group, weight, reasons.get(group) or "too little for a reason")
     yield _part("total", score.total, f"1 / (1 + e^−total) = {score.churn:.6f}")
@@ -313,21 +334,16 @@ def _carried(alert: Alert, probability: float) -> Iterator[str]:
     from agents.explain import log_odds  # noqa: PLC0415
 
     total = log_odds(probability)
-    weights = {reason.feature: reason.contribution or 0.0 for reason in alert.reasons}
-    rest = (
-        "the base, and what weighs too little for a reason"
-        if weights
-        else "only churn alerts carry their parts"
-    )
-    yield _part("not carried", total - sum(weights.values()), rest)
-    for reason in alert.reasons:
+    if not alert.reasons:
+        yield _part("not carried", total, "only churn alerts carry their parts")
+    for reason in alert.reasons[-1:] + alert.reasons[:-1]:
         (group,) = _by_group((reason,))
-        yield _part(group, weights[reason.feature], reason.text or "")
+        yield _part(group, reason.contribution or 0.0, reason.text or "")
     yield _part("total", total, f"1 / (1 + e^−total) = {probability:.6f}")
 
 
 def _by_group(reasons: tuple[Reason, ...]) -> dict[str, str]:
-    from agents.explain import GROUP_OF  # noqa: PLC0415
+    from alerts.reasons import GROUP_OF  # noqa: PLC0415
 
     return {GROUP_OF.get(reason.feature, reason.feature): reason.text or "" for reason in reasons}
 
@@ -411,6 +427,7 @@ def _replay(found: Replay) -> Iterator[str]:
 def _plain(told: Told, found: Replay | None, settings: Settings) -> dict[str, Any]:
     """For ``--json``: the alert, the score and its steps, the thresholds, and the replay."""
     from streams.alerts import encode  # noqa: PLC0415
+    from streams.events import rfc3339  # noqa: PLC0415
 
     policy = settings.policy
     result: dict[str, Any] = {
@@ -436,8 +453,9 @@ def _plain(told: Told, found: Replay | None, settings: Settings) -> dict[str, An
             "rise": score.rise,
             "churn_probability": score.churn,
             "alive": score.alive,
-            "silence": score.silence._asdict(),
         }
+        if score.silence is not None:
+            result["score"]["silence"] = score.silence._asdict()
     again: dict[str, Any] = {
         "verdict": found.verdict,
         "records": found.records,
@@ -445,6 +463,9 @@ def _plain(told: Told, found: Replay | None, settings: Settings) -> dict[str, An
         "causes": list(found.causes),
     }
     if found.decision is not None:
-        again |= {k: v for k, v in found.decision._asdict().items() if v is not None and k != "offers"}
+        plain = found.decision._asdict() | found.decision.outlook.known()
+        if found.decision.outlook.expected_next_order is not None:
+            plain["expected_next_order"] = rfc3339(found.decision.outlook.expected_next_order)
+        again |= {k: v for k, v in plain.items() if v is not None and k not in {"offers", "outlook"}}
     result["replay"] = again
     return result
