@@ -156,6 +156,15 @@ class Kafka(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             }
         return config
 
+    def aiokafka(self) -> dict[str, Any]:
+        """How an aiokafka client proves who we are; holds the password in clear, so never log it."""
+        auth: dict[str, Any] = {"security_protocol": self.protocol, "ssl_context": self.ssl_context()}
+        if self.sasl is not None and self.password is not None:
+            auth["sasl_mechanism"] = self.sasl
+            auth["sasl_plain_username"] = self.username
+            auth["sasl_plain_password"] = self.password.reveal()
+        return auth
+
     def ssl_context(self) -> ssl.SSLContext | None:
         """For clients that take a context (aiokafka, Faust); None without TLS."""
         return _context(self.ca, self.cert, self.key, self.key_password) if self.tls else None

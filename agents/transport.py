@@ -761,11 +761,7 @@ async def topic_partitions(kafka: Kafka, patience: float) -> dict[str, int]:
     Raises :class:`KafkaBroken` when no broker answers within ``patience`` seconds, or none lets us in.
     """
     end = time.monotonic() + patience
-    auth: dict[str, Any] = {"security_protocol": kafka.protocol, "ssl_context": kafka.ssl_context()}
-    if kafka.sasl is not None and kafka.password is not None:
-        auth["sasl_mechanism"] = kafka.sasl
-        auth["sasl_plain_username"] = kafka.username
-        auth["sasl_plain_password"] = kafka.password.reveal()
+    auth = kafka.aiokafka()
     auth["request_timeout_ms"] = int(min(kafka.request_timeout, PROBE_TIMEOUT) * 1000)
     asked = -ASK_EVERY
     advice: reach.Advice | None = None
