@@ -1,0 +1,199 @@
+"""The snapshots a worker scores by: the whole topic ``models`` read at its start, and followed from there.
+
+Without a group: every worker reads everything. A snapshot that cannot be used is refused, said and counted, and
+the worker goes on with what it has; so does one that cannot reach Kafka, or finds no such topic yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
+from aiokafka.structs import TopicPartition
+
+from agents.metrics import Metrics
+from agents.settings import Kafka
+from models.snapshot import PIN, Known, Snapshot, UnknownSnapshot, decode, decode_pin, known
+from streams import topics
+
+log = logging.getLogger(__name__)
+
+# How long the first reading may take, in seconds; what comes later is taken up as it comes.
+PATIENCE = 30.0
+# How long the first reading may stand still before its end: the last offsets of a log may be of no records.
+STILL = 2.0
+# How often it is looked for a topic that is not there, or tried again after an error.
+AGAIN = 5.0
+
+
+class Book:
+    """The records of ``models`` taken together, whoever read them.
+
+    ``horizon_days`` and ``features`` are what a snapshot must be for; None takes any.
+    """
+
+    def __init__(self, horizon_days: float | None = None, features: str | None = None) -> None:
+        self._horizon = horizon_days
+        self._features = features
+        self._snapshots: dict[str, Snapshot] = {}
+        self._pinned: Snapshot | None = None
+        self.pinned_at: int | None = None
+        self.refused: Counter[str] = Counter()
+        """Why snapshots were not taken, and how often."""
+
+    def take(self, key: bytes | None, value: bytes | None) -> str | None:
+        """One record. Why it was refused, or None."""
+        try:
+            if key == PIN:
+                pinned, at = (None, None) if value is None else decode_pin(value)
+                if pinned is not None:
+                    self._check(pinned)
+                self._pinned, self.pinned_at = pinned, at
+            elif value is None:
+                self._snapshots.pop((key or b"").decode(errors="replace"), None)
+            else:
+                snapshot = decode(value)
+                self._check(snapshot)
+                self._snapshots[snapshot.version] = snapshot
+        except UnknownSnapshot as error:
+            self.refused[str(error)] += 1
+            return str(error)
+        return None
+
+    def known(self) -> Known:
+        """What there is now."""
+        return known(self._snapshots.values(), self._pinned)
+
+    def _check(self, snapshot: Snapshot) -> None:
+        if self._features is not None and snapshot.features != self._features:
+            raise UnknownSnapshot(
+                f"A model snapshot was learned from inputs of version {snapshot.features}, this churnwatch has "
+                f"{self._features}: labels of the new version must mature first (docs/learning.md)."
+            )
+        if self._horizon is not None and snapshot.horizon_days != self._horizon:
+            raise UnknownSnapshot(
+                f"A model snapshot was learned for {snapshot.horizon_days:g} days, policy.horizon_days is "
+                f"{self._horizon:g}: labels of the new horizon must mature first (docs/learning.md)."
+            )
+
+
+class Following:
+    """Follows ``models`` in the running event loop.
+
+    ``changed`` is called with all that is known, once at the end of the first reading (also where there is
+    nothing) and after each change; it must not fail. ``start`` returns after that first call.
+    """
+
+    def __init__(
+        self,
+        kafka: Kafka,
+        horizon_days: float,
+        features: str,
+        changed: Callable[[Known], None],
+        metrics: Metrics,
+    ) -> None:
+        self._kafka = kafka
+        self._topic = kafka.topic(topics.MODELS)
+        self._new = lambda: Book(horizon_days, features)
+        self._changed = changed
+        self._metrics = metrics
+        self._first = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.known = Known()
+
+    async def start(self) -> None:
+        """Read all that is there; then go on following. Does not fail: without Kafka nothing is known yet."""
+        self._task = asyncio.create_task(self._keep_following(), name="models")
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._first.wait()
+        except TimeoutError:
+            log.warning("%s could not be read within %.0f s: going on without", self._topic, PATIENCE)
+            self._changed(self.known)
+
+    async def stop(self) -> None:
+        """Follow no more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _keep_following(self) -> None:
+        while True:
+            try:
+                await self._follow()
+            except (KafkaError, OSError) as error:
+                log.warning("%s cannot be followed: %r; trying again", self._topic, error)
+            await asyncio.sleep(AGAIN)
+
+    async def _follow(self) -> None:
+        """One connection, from the beginning of the topic. Returns when there is no such topic."""
+        consumer: Any = AIOKafkaConsumer(
+            bootstrap_servers=list(self._kafka.brokers),
+            client_id="churnwatch-models",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            request_timeout_ms=int(self._kafka.request_timeout * 1000),
+            **self._kafka.aiokafka(),
+        )
+        await consumer.start()
+        try:
+            numbers = await self._numbers(consumer)
+            if not numbers:
+                log.warning(
+                    "There is no topic %s: nothing learned is known. Create it with `churnwatch topics create`.",
+                    self._topic,
+                )
+                if not self._first.is_set():  # later, what was known stays
+                    self._tell(self._new())
+                return
+            partitions = [TopicPartition(self._topic, number) for number in numbers]
+            consumer.assign(partitions)
+            await consumer.seek_to_beginning(*partitions)
+            book = self._new()
+            await self._read_all(consumer, partitions, book)
+            self._tell(book)
+            while True:
+                if self._take(book, await consumer.getmany(timeout_ms=1000)):
+                    self._tell(book)
+        finally:
+            await consumer.stop()
+
+    async def _numbers(self, consumer: Any) -> Sequence[int]:
+        await consumer.topics()  # asks the brokers for what there is
+        return sorted(consumer.partitions_for_topic(self._topic) or ())
+
+    async def _read_all(self, consumer: Any, partitions: Sequence[TopicPartition], book: Book) -> None:
+        """Up to the ends the topic has now."""
+        ends = await consumer.end_offsets(partitions)
+        begun = time.monotonic()
+        while True:
+            left = [tp for tp, end in ends.items() if await consumer.position(tp) < end]
+            still = PATIENCE if self._first.is_set() else STILL
+            if not left or time.monotonic() - begun > still:
+                return
+            if self._take(book, await consumer.getmany(timeout_ms=200)):
+                begun = time.monotonic()
+
+    def _take(self, book: Book, found: dict[Any, Sequence[Any]]) -> bool:
+        """Whether there was anything."""
+        for records in found.values():
+            for record in records:
+                why = book.take(record.key, record.value)
+                if why is not None:
+                    self._metrics.model_refused.inc()
+                    if book.refused[why] == 1:
+                        log.warning("%s It is passed over.", why)
+        return bool(found)
+
+    def _tell(self, book: Book) -> None:
+        now = book.known()
+        if now != self.known or not self._first.is_set():
+            self.known = now
+            self._changed(now)
+        self._first.set()
