@@ -7,6 +7,7 @@ the worker goes on with what it has; so does one that cannot reach Kafka, or fin
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections import Counter
@@ -100,7 +101,7 @@ class Following:
     ) -> None:
         self._kafka = kafka
         self._topic = kafka.topic(topics.MODELS)
-        self._new = lambda: Book(horizon_days, features)
+        self._new = functools.partial(Book, horizon_days, features)
         self._changed = changed
         self._metrics = metrics
         self._first = asyncio.Event()
