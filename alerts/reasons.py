@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from alerts.words import ENGLISH, Words, message
+from features import decay
 from features.cold import Case, Cold, stopped
 from features.customer import Customer
 from features.matrix import Inputs
@@ -59,7 +60,7 @@ GROUP_OF: Final[Mapping[str, str]] = {
 class Evidence(NamedTuple):
     """What a score rests on: a customer (``cold`` included) at an instant (microseconds).
 
-    ``x``: the inputs of this customer alone; ``groups`` and ``contributions``: what each group added to
+    ``x``: the inputs of this customer alone (of those that change with time only ``recency`` is read); ``groups`` and ``contributions``: what each group added to
     ``base`` (log-odds of churn); ``usual``: what is usual in the shop, by the name of the input, as far as
     the model knows it; ``source``: who scored; ``overdue_hours``: of the policy; ``minor_units``: decimal
     places of money.
@@ -133,7 +134,9 @@ class _Seen:
             return self.words.count("{count} hour", "{count} hours", round(hours))
         return self.days(round(hours / 24.0))
 
-    def paces(self, name: str, events: int, since: int) -> tuple[float, tuple[float, str] | None]:
+    def paces(
+        self, counters: decay.Trio, last: int, events: int, since: int
+    ) -> tuple[float, tuple[float, str] | None]:
         """Events in 30 days: at the recent pace, and at that of the last months where it can be told.
 
         A counter that halves in h days stands at r h / ln 2 where r events come a day, less where they
@@ -142,8 +145,8 @@ class _Seen:
         known = max(self.at - since, 0) / DAY
         if known <= _KNOWN_DAYS:
             return float(events), None
-        recent = _pace(self.now(f"{name}_30"), 30.0, known)
-        own = _pace(self.now(f"{name}_90"), 90.0, known)
+        _, month, quarter = decay.value(counters, last, self.at)
+        recent, own = _pace(month, 30.0, known), _pace(quarter, 90.0, known)
         return recent, _shown(own, self.one_decimal) if events > 1 else None
 
 
@@ -176,7 +179,8 @@ def _silence(seen: _Seen) -> _Fact:
 
 
 def _frequency(seen: _Seen) -> _Fact:
-    pace, own = seen.paces("bought", seen.customer.orders, seen.customer.first_purchase)
+    customer = seen.customer
+    pace, own = seen.paces(customer.bought, customer.last_purchase, customer.orders, customer.first_purchase)
     told = seen.words.count("{count} purchase", "{count} purchases", pace)
     if own is not None and pace < _LESS * own[0]:
         text = seen.words.say(
@@ -224,7 +228,9 @@ def _browsing(seen: _Seen) -> _Fact:
     shop = seen.usual("browsed_30", seen.one_decimal, _monthly)
     if not customer.views + customer.searches:
         return _Fact("browsing_30d", seen.words.say("No browsing has been seen."), 0.0, None, shop)
-    pace, own = seen.paces("browsed", customer.views + customer.searches, customer.first_seen)
+    pace, own = seen.paces(
+        customer.browsed, customer.last_browse, customer.views + customer.searches, customer.first_seen
+    )
     told = seen.words.count("{count} view or search", "{count} views and searches", pace)
     if own is not None and pace < _LESS * own[0]:
         sentence = message("Browses less than before: at the recent pace {browses} in 30 days.")
@@ -236,7 +242,8 @@ def _browsing(seen: _Seen) -> _Fact:
 
 
 def _search(seen: _Seen) -> _Fact:
-    pace = _monthly(seen.now("empty_searches_30"))
+    signals = seen.signals
+    pace = _monthly(signals.empty_30 * decay.fade(seen.at - signals.empty_at, 30.0))
     if pace >= 0.05:
         told = seen.words.count("{count} search", "{count} searches", pace)
         text = seen.words.say(
@@ -250,7 +257,8 @@ def _search(seen: _Seen) -> _Fact:
 
 
 def _cart(seen: _Seen) -> _Fact:
-    pace = _monthly(seen.now("carts_30"))
+    signals = seen.signals
+    pace = _monthly(signals.carts_30 * decay.fade(seen.at - signals.carted_at, 30.0))
     if pace >= 0.05:
         told = seen.words.count("{count} item", "{count} items", pace)
         text = seen.words.say("Into the cart: at the recent pace {items} in 30 days.", items=told)
@@ -261,9 +269,10 @@ def _cart(seen: _Seen) -> _Fact:
 
 def _use(seen: _Seen) -> _Fact:
     shop = seen.usual("used_30", seen.one_decimal, _monthly)
-    if not seen.customer.uses:
+    customer = seen.customer
+    if not customer.uses:
         return _Fact("use_30d", seen.words.say("No use has been seen."), 0.0, None, shop)
-    pace, own = seen.paces("used", seen.customer.uses, seen.customer.first_seen)
+    pace, own = seen.paces(customer.used, customer.last_use, customer.uses, customer.first_seen)
     told = seen.words.count("{count} use", "{count} uses", pace)
     sentence = (
         message("Uses it less than before: at the recent pace {uses} in 30 days.")
@@ -340,7 +349,8 @@ def _returns(seen: _Seen) -> _Fact:
     def quarterly(counter: float) -> float:
         return counter * _LN2
 
-    pace = quarterly(seen.now("returned_90"))
+    signals = seen.signals
+    pace = quarterly(signals.returns_90 * decay.fade(seen.at - signals.returned_at, 90.0))
     shop = seen.usual("returned_90", seen.one_decimal, quarterly)
     if not seen.customer.returns:
         return _Fact("returns_90d", seen.words.say("Nothing has been returned."), 0.0, None, shop)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 import string
 from collections.abc import Iterator
@@ -165,6 +166,7 @@ def test_the_english_of_the_core_is_that_of_the_catalogue(
 
 def everything(count: int) -> tuple[Customer, Cold]:
     """A customer of whom everything is known, with so many of each."""
+    steady = count / math.log(2.0)
     customer = Customer(
         orders=count,
         views=count,
@@ -174,10 +176,22 @@ def everything(count: int) -> tuple[Customer, Cold]:
         first_purchase=day(0),
         last_purchase=day(90),
         last_browse=day(90),
+        last_use=day(90),
         open_since=(day(99),),
         satisfaction=0.5,
         lost_at=day(95),
-        signals=Signals(rating=0.2),
+        browsed=(0.0, steady, steady),
+        bought=(0.0, steady, steady),
+        used=(0.0, steady, steady),
+        signals=Signals(
+            rating=0.2,
+            returns_90=steady,
+            returned_at=day(100),
+            empty_30=steady,
+            empty_at=day(100),
+            carts_30=steady,
+            carted_at=day(100),
+        ),
     )
     names = ("coffee", "cups", "jam")[: count + 1]
     return customer, Cold(complaints={"k": Case(day(99), "delivery")}, basket=basket(*names))
@@ -185,10 +199,7 @@ def everything(count: int) -> tuple[Customer, Cold]:
 
 def told(words: Words, count: int) -> str:
     customer, cold = everything(count)
-    steady = dict.fromkeys(
-        ("returned_90", "empty_searches_30", "carts_30", "bought_30", "browsed_30", "used_30"), count / 0.6931
-    )
-    inputs = {**steady, "recency": float(count), "abandoned": 0.4, "discount_share": 0.4, "order_value": 1000.0}
+    inputs = {"recency": float(count), "abandoned": 0.4, "discount_share": 0.4, "order_value": 1000.0}
     found = evidence(customer, day(100), cold, inputs=inputs, weights=dict.fromkeys(_TELLS, 1.0))
     return "\n".join(reason.text or "" for reason in reasons(found, words))
 

@@ -237,24 +237,26 @@ def test_satisfaction_is_that_of_a_survey_else_of_a_review() -> None:
 
 def test_returns_use_searches_and_carts_are_told_by_their_pace() -> None:
     returned = with_(BUYER, returns=2)
-    assert one(returned, day(1), inputs={"returned_90": 1 / math.log(2)}, returns=0.3).text == (
+    first = with_(returned, signals=Signals(returns_90=1 / math.log(2), returned_at=day(1)))
+    assert one(first, day(1), returns=0.3).text == (
         "Goods were returned: at the recent pace 1 return in 90 days."
     )
-    assert one(returned, day(1), inputs={"returned_90": 2 / math.log(2)}, returns=0.3).text == (
+    twice = with_(returned, signals=Signals(returns_90=4 / math.log(2), returned_at=day(1)))
+    assert one(twice, day(91), returns=0.3).text == (
         "Goods were returned: at the recent pace 2 returns in 90 days."
     )
     assert one(BUYER, day(1), returns=-0.1).text == "Nothing has been returned."
-    assert one(BUYER, day(1), inputs={"empty_searches_30": 3 / math.log(2)}, search=0.1).text == (
+    searched = with_(BUYER, signals=Signals(empty_30=6 / math.log(2), empty_at=day(1)))
+    assert one(searched, day(31), search=0.1).text == (
         "Searches without a result: at the recent pace 3 searches in 30 days."
     )
     assert one(BUYER, day(1), search=-0.1).text == "No search without a result lately."
-    assert one(BUYER, day(1), inputs={"carts_30": 1 / math.log(2)}, cart=0.1).text == (
-        "Into the cart: at the recent pace 1 item in 30 days."
-    )
+    put = with_(BUYER, signals=Signals(carts_30=2 / math.log(2), carted_at=day(1)))
+    assert one(put, day(31), cart=0.1).text == ("Into the cart: at the recent pace 1 item in 30 days.")
     assert one(BUYER, day(1), cart=-0.1).text == "Nothing has been put into the cart lately."
-    user = with_(BUYER, uses=40)
-    assert one(user, day(200), inputs={"used_30": 2.0, "used_90": 30.0}, use=0.4).text == (
-        "Uses it less than before: at the recent pace 1.4 uses in 30 days. Usual for this customer: 8.8."
+    user = with_(BUYER, uses=40, used=(0.0, 8.0, 60.0), last_use=day(140))
+    assert one(user, day(200), use=0.4).text == (
+        "Uses it less than before: at the recent pace 1.4 uses in 30 days. Usual for this customer: 11.1."
     )
     assert one(user, day(9), use=0.4).text == "At the recent pace 40 uses in 30 days."
     assert one(BUYER, day(200), use=0.4).text == "No use has been seen."
