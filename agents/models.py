@@ -10,7 +10,6 @@ import asyncio
 import functools
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ from aiokafka.structs import TopicPartition
 
 from agents.metrics import Metrics
 from agents.settings import Kafka
-from models.snapshot import PIN, Known, Snapshot, UnknownSnapshot, decode, decode_pin, known
+from models.snapshot import Book, Known
 from streams import topics
 
 log = logging.getLogger(__name__)
@@ -31,57 +30,6 @@ PATIENCE = 30.0
 STILL = 2.0
 # How often it is looked for a topic that is not there, or tried again after an error.
 AGAIN = 5.0
-
-
-class Book:
-    """The records of ``models`` taken together, whoever read them.
-
-    ``horizon_days`` and ``features`` are what a snapshot must be for; None takes any.
-    """
-
-    def __init__(self, horizon_days: float | None = None, features: str | None = None) -> None:
-        self._horizon = horizon_days
-        self._features = features
-        self._snapshots: dict[str, Snapshot] = {}
-        self._pinned: Snapshot | None = None
-        self.pinned_at: int | None = None
-        self.refused: Counter[str] = Counter()
-        """Why snapshots were not taken, and how often."""
-
-    def take(self, key: bytes | None, value: bytes | None) -> str | None:
-        """One record. Why it was refused, or None."""
-        try:
-            if key == PIN:
-                pinned, at = (None, None) if value is None else decode_pin(value)
-                if pinned is not None:
-                    self._check(pinned)
-                self._pinned, self.pinned_at = pinned, at
-            elif value is None:
-                self._snapshots.pop((key or b"").decode(errors="replace"), None)
-            else:
-                snapshot = decode(value)
-                self._check(snapshot)
-                self._snapshots[snapshot.version] = snapshot
-        except UnknownSnapshot as error:
-            self.refused[str(error)] += 1
-            return str(error)
-        return None
-
-    def known(self) -> Known:
-        """What there is now."""
-        return known(self._snapshots.values(), self._pinned)
-
-    def _check(self, snapshot: Snapshot) -> None:
-        if self._features is not None and snapshot.features != self._features:
-            raise UnknownSnapshot(
-                f"A model snapshot was learned from inputs of version {snapshot.features}, this churnwatch has "
-                f"{self._features}: labels of the new version must mature first (docs/learning.md)."
-            )
-        if self._horizon is not None and snapshot.horizon_days != self._horizon:
-            raise UnknownSnapshot(
-                f"A model snapshot was learned for {snapshot.horizon_days:g} days, policy.horizon_days is "
-                f"{self._horizon:g}: labels of the new horizon must mature first (docs/learning.md)."
-            )
 
 
 class Following:
