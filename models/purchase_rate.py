@@ -12,13 +12,13 @@ A customer is three numbers, as of an instant, in days: ``x``, the gaps between 
 from the first purchase day to the last; ``T``, from the first purchase to now. Arrays of them have the shape
 (n,), or (k, n) for tables of instants, and broadcast; what is in one place depends on nothing in another.
 
-**Memory.** People's rates drift: ten gaps say more of the present than thirty do per gap. Every gap counts
+**Memory.** People's rates drift: of thirty gaps the last ten say more than the first. What a history tells of
+the rate is discounted as a whole, so that its mean stays and it never weighs more than 1 / fade gaps,
 
-    m = 1 / (1 + fade x),     R = r + m x,     A = alpha + m t_x,     s = T - t_x
+    m = 1 / (1 + fade x),     R = m (r + x),     A = m (alpha + t_x),     s = T - t_x
 
-so that no history weighs more than 1 / fade gaps (a likelihood raised to a power, as in the discounting of
-Harvey and Fernandes, *Time series models for count or qualitative observations*, Journal of Business and
-Economic Statistics 7, 1989). ``fade`` 0 is the model of the papers.
+(a density raised to a power, as in Harvey and Fernandes, *Time series models for count or qualitative
+observations*, Journal of Business and Economic Statistics 7, 1989). ``fade`` 0 is the model of the papers.
 
 **What follows.** With the odds that they have left, once lambda and p are integrated out,
 
@@ -80,7 +80,7 @@ class Rates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def _posterior(rates: Rates, x: Floats, t_x: Floats) -> tuple[Floats, Floats]:
     """R and A of the module's text: the rate right after the last purchase is gamma(R, A)."""
     weight = 1.0 / (1.0 + rates.fade * x)
-    return rates.r + weight * x, rates.alpha + weight * t_x
+    return weight * (rates.r + x), weight * (rates.alpha + t_x)
 
 
 def _left_odds(rates: Rates, x: Floats, shape: Floats, scale: Floats, silent: Floats) -> Floats:
@@ -384,7 +384,7 @@ class OnlineRates:
         bounds = [*((m - _FARTHEST, m + _FARTHEST) for m in prior), (-_FARTHEST, _FARTHEST)]
         value, gradient, information = objective(theta)
         for _ in range(steps):
-            step = _solve(information, gradient)
+            step = solve(information, gradient)
             size = min(1.0, 1.0 / max(*(abs(d) for d in step), 1e-300))
             while size > _SHORTEST:
                 tried = [
@@ -461,14 +461,17 @@ def _log_odds(
     earlier = np.log1p(silent / scale)
     tail = wait / some + wait / rest  # d logit / d log wait
     left = odds / some  # d logit / d log odds
-    by_r = rates.r * (left * earlier - tail * longer)
-    by_alpha = rates.alpha * shape * (tail * days / (now * (now + days)) - left * silent / (scale * now))
+    weight = shape / (rates.r + x)
+    by_r = rates.r * weight * (left * earlier - tail * longer)
+    by_alpha = (
+        rates.alpha * weight * shape * (tail * days / (now * (now + days)) - left * silent / (scale * now))
+    )
     by_a = left
     by_b = -left * rates.b / (rates.b + x)
     return np.log(some) - np.log(rest), (by_r, by_alpha, by_a, by_b)
 
 
-def _solve(matrix: list[list[float]], right: list[float]) -> list[float]:
+def solve(matrix: list[list[float]], right: list[float]) -> list[float]:
     """The solution of a positive definite system, by Cholesky's decomposition. In plain Python: four rows, and
     BLAS would add up in an order of its own."""
     n = len(right)

@@ -154,7 +154,7 @@ def test_probabilities_are_probabilities(rates: Rates, seen: Histories, days: fl
     alive = purchase_rate.alive(rates, *seen)[0]
     assert 0 <= none <= 1
     assert 0 <= alive < 1, "nobody is certainly alive"
-    assert none >= (1 - alive) * (1 - 1e-12), "who has left does not buy"
+    assert none >= 1 - alive - 1e-12, "who has left does not buy"
     assert math.isfinite(purchase_rate.log_odds_of_none(rates, *seen, days)[0])
 
 
@@ -191,7 +191,8 @@ def test_purchases_expected_are_at_least_the_chance_of_one_and_at_most_those_of_
     expected = purchase_rate.expected_purchases(rates, *seen, days)[0]
     chance = 1 - purchase_rate.probability_of_none(rates, *seen, days)[0]
     weight = 1 / (1 + rates.fade * seen.x[0])
-    mean = (rates.r + weight * seen.x[0]) / (rates.alpha + weight * seen.t_x[0] + seen.T[0] - seen.t_x[0])
+    scale = weight * (rates.alpha + seen.t_x[0])
+    mean = weight * (rates.r + seen.x[0]) / (scale + seen.T[0] - seen.t_x[0])
     assert chance * (1 - 1e-6) - 1e-12 <= expected
     assert expected <= purchase_rate.alive(rates, *seen)[0] * mean * days * (1 + 1e-6) + 1e-12
 
@@ -211,15 +212,15 @@ def test_whoever_has_bought_once_is_not_certainly_alive_on_the_day_itself() -> N
     assert purchase_rate.probability_of_none(Rates(), *day, 1e9)[0] == pytest.approx(0.4 / 2.9, abs=1e-3)
 
 
-def test_no_more_than_a_number_of_gaps_is_remembered() -> None:
-    rates = Rates(fade=0.1)
-    steady = [
-        Histories(np.array([n]), np.array([n * 10.0]), np.array([n * 10.0 + 60])) for n in (5.0, 50.0, 500.0)
-    ]
-    power = [
-        math.log(1 / purchase_rate.alive(rates, *seen)[0] - 1) + math.log(2.5 + seen.x[0]) for seen in steady
-    ]
-    assert power[0] < power[1] < power[2] < (0.8 + 10) * math.log1p(60 / 100)
+def test_a_history_weighs_no_more_than_a_number_of_gaps_and_its_mean_stays() -> None:
+    for x in (5.0, 50.0, 500.0):
+        seen = Histories(np.array([x]), np.array([x * 10]), np.array([x * 10]))
+        faded, whole = (
+            purchase_rate._posterior(rates, seen.x, seen.t_x) for rates in (Rates(fade=0.1), PAPERS)
+        )
+        assert faded[0][0] < 10 + Rates().r
+        assert faded[0][0] / faded[1][0] == pytest.approx(whole[0][0] / whole[1][0])
+        assert whole[0][0] == x + Rates().r
 
 
 FUNCTIONS: list[Callable[[Rates, Floats, Floats, Floats], Floats]] = [
@@ -424,5 +425,5 @@ def test_settings_that_are_not_positive_are_refused(setting: str) -> None:
 
 def test_equations_solve() -> None:
     matrix = [[4.0, 1.0, 0.5], [1.0, 3.0, 0.2], [0.5, 0.2, 2.0]]
-    found = purchase_rate._solve(matrix, [1.0, 2.0, 3.0])
+    found = purchase_rate.solve(matrix, [1.0, 2.0, 3.0])
     assert [sum(m * v for m, v in zip(row, found, strict=True)) for row in matrix] == pytest.approx([1, 2, 3])
