@@ -30,10 +30,11 @@ _NEVER = 2**62
 
 class Quiet(NamedTuple):
     """What is known of a customer from ``after`` on (microseconds). ``soon``: a look beside the grid, which an
-    event has brought about (0: none); ``offer``: the earliest instant at which an offer may be due (see
-    ``alerts.offers.earliest``; 0: never)."""
+    event has brought about (0: none); ``facts``: see ``features.matrix``; ``offer``: the earliest instant at
+    which an offer may be due (see ``alerts.offers.earliest``; 0: never)."""
 
     customer: Customer
+    facts: bytes
     standing: Standing
     stagger: int
     after: int
@@ -48,12 +49,11 @@ class Ahead:
         self._policy = policy
         self._grid = grid
         self._model = model
-        self._overdue = policy.complaint_overdue_hours
 
     def next(self, quiet: Sequence[Quiet]) -> list[int]:
         """The instant of each customer's next look, after its ``after``."""
         policy = self._policy
-        rows = matrix.rows([q.customer for q in quiet], [q.after for q in quiet], self._overdue)
+        rows = matrix.table([q.facts for q in quiet])
         facts = np.array(
             [
                 (
@@ -76,7 +76,7 @@ class Ahead:
         grid, ends = self._grid.coming(start.astype(np.int64), after.astype(np.int64))
         at = np.vstack([np.where(soon > 0, soon.astype(np.int64), grid[:1]), grid])
 
-        x = matrix.at_instants(rows, at)
+        x = matrix.at_instants(rows, at, self._model.needs)
         scores = self._model.score(x)
         churn = scores.churn
         open_episode = held >= 0

@@ -82,9 +82,10 @@ class Turn(msgspec.Struct):
 
 
 class _Ask(NamedTuple):
-    """A question of a life: the score of a customer at an instant, or (``inputs``) what it would follow from."""
+    """A question of a life: the score of a customer (``facts``: see ``features.matrix``) at an instant, or
+    (``inputs``) what it would follow from."""
 
-    customer: Customer
+    facts: bytes
     at: int
     inputs: bool = False
 
@@ -149,7 +150,7 @@ class _Life:
     """One customer during a turn."""
 
     __slots__ = (
-        "cold", "customer", "drafts", "grown", "key", "name", "quiet", "raw", "stagger", "standing", "stored",
+        "cold", "customer", "drafts", "grown", "key", "known", "known_of", "name", "quiet", "raw", "stagger", "standing", "stored",
     )  # fmt: skip
 
     def __init__(self, key: bytes, raw: bytes | None, hot: Customer, cold: Cold, stagger: int) -> None:
@@ -162,6 +163,9 @@ class _Life:
         self.grown = False
         self.stagger = stagger
         self.drafts: list[_Draft] = []
+        # What scores follow from (see ``features.matrix``), and of which customer.
+        self.known_of: Customer | None = None
+        self.known = b""
         # What was known, and after which instant, when a look was set or brought forward: customer, cold part
         # (None: as it was before, so that offers are where they were), instant, the look beside the grid. Beside
         # them stands the look that was stored.
@@ -219,6 +223,7 @@ class Engine:
         self._cart_wait = round(policy.cart_hours * HOUR)
         self._judged: tuple[dict[str, feeds.Feed] | None, dict[int, bool]] = (None, {})
         self._words = words
+        self._actions: dict[tuple[object, ...], str | None] = {}
         learning = learning or Learning()
         self._learns = learning.enabled
         self._use_counts = learning.activity == "purchase_or_use"
@@ -472,7 +477,7 @@ class Engine:
             result["last_purchase"] = rfc3339(customer.last_purchase)
         result["open_complaints"] = len(customer.open_since)
         if customer.orders:
-            score = self._score([_Ask(customer, at)])[0]
+            score = self._score([_Ask(self._facts(life, at), at)])[0]
             held = life.standing.churn.band if life.standing.churn else bands.LOW
             silent_days = max(at - customer.last_purchase, 0) / DAY
             band = bands.band(score.churn, score.alive, silent_days, self.policy, held)
@@ -655,7 +660,7 @@ class Engine:
             # The first purchase came after later events: the state knows what comes after this instant.
             life.standing.snapshot_due = ledger.following(at, self._apart(life), self._step)
             return
-        inputs = yield _Ask(life.customer, at, True)
+        inputs = yield _Ask(self._facts(life, at), at, True)
         assert isinstance(inputs, bytes)
         standing = life.standing
         # What was decided late may have made more wait than there is room for: the oldest has waited longest.
@@ -712,7 +717,7 @@ class Engine:
         transitions: list[decide.Transition] = []
         if customer.orders:
             counts["decision",] += 1
-            answer = yield _Ask(customer, at)
+            answer = yield _Ask(self._facts(life, at), at)
             assert isinstance(answer, decide.Score)
             score = answer
             standing.churn, band, step = decide.churn(standing, customer, score, at, self.policy)
@@ -780,7 +785,7 @@ class Engine:
                 known["cause"] = behind = cause_of(evidence)
         warned = life.standing.churn is not None
         probability = None if score is None else score.churn
-        expected = None if score is None else self.model.expected(_alone(score))
+        expected = None if score is None or not self.model.tells_value else self.model.expected(_alone(score))
         known |= outlook(
             at,
             life.customer.orders,
@@ -792,7 +797,7 @@ class Engine:
         ).known()
         if transition.offers:
             known["offers"] = tuple(_offer(candidate) for candidate in transition.offers)
-        action = decide.action(transition, life.customer, self.policy, behind)
+        action = self._action(transition, life.customer, behind)
         if action is not None:
             known["action"] = action
         if cause.event is not None:
@@ -811,6 +816,22 @@ class Engine:
             **known,  # type: ignore[arg-type]  # optional fields, present only when known
         )
         life.leave(cause.order, at, delivery, content)
+
+    def _action(self, transition: decide.Transition, customer: Customer, cause: str | None) -> str | None:
+        """The measure for a transition: a shop has few, so each is looked up once."""
+        offered = transition.offers[0].type if transition.offers else ""
+        key = (
+            transition.kind,
+            transition.name,
+            transition.band,
+            cause,
+            customer.orders == 1,
+            bool(customer.open_since),
+            offered,
+        )
+        if key not in self._actions:
+            self._actions[key] = decide.action(transition, customer, self.policy, cause)
+        return self._actions[key]
 
     def _evidence(self, life: _Life, score: decide.Score, at: int) -> Evidence:
         return Evidence(
@@ -864,14 +885,21 @@ class Engine:
         snapshots = [ask for ask in asks if ask.inputs]
         if not snapshots:
             return self._score(asks)
-        x = matrix.inputs([s.customer for s in snapshots], [s.at for s in snapshots], self._overdue / HOUR)
+        x = _inputs(snapshots, matrix.EVERY)
         kept = iter(np.array(x).T.astype("<f4"))
         scored = [ask for ask in asks if not ask.inputs]
         scores = iter(self._score(scored) if scored else ())
         return [next(kept).tobytes() if ask.inputs else next(scores) for ask in asks]
 
+    def _facts(self, life: _Life, at: int, customer: Customer | None = None) -> bytes:
+        """What a score at an instant follows from (``customer``: as it was, if not as it is now)."""
+        customer = customer or life.customer
+        if life.known_of is not customer:
+            life.known_of, life.known = customer, matrix.facts(customer)
+        return life.known + matrix.late(customer, at, self._overdue)
+
     def _score(self, asks: Sequence[_Ask]) -> list[decide.Score]:
-        x = matrix.inputs([ask.customer for ask in asks], [ask.at for ask in asks], self._overdue / HOUR)
+        x = _inputs(asks, self.model.needs)
         scores = self.model.score(x)
         rows = zip(*(row.tolist() for row in scores.contributions), strict=True)
         return [
@@ -912,7 +940,8 @@ class Engine:
                 if cold is not None and standing.upsell is None and not customer.open_since:
                     offer = offers.earliest(customer, cold, max(after, paused), self.policy)
                 silent.append(life)
-                asked.append(Quiet(customer, standing, life.stagger, after, soon, offer))
+                facts = self._facts(life, after, customer)
+                asked.append(Quiet(customer, facts, standing, life.stagger, after, soon, offer))
         if not asked:
             return
         looks: dict[bytes, int] = {}
@@ -977,6 +1006,11 @@ class Engine:
         placed.sort(key=lambda pair: pair[0])
         turn.out.extend(message for _, message in placed)
         turn.partition = msgspec.structs.replace(turn.partition, minutes=ceiling.minutes, examples=learned)
+
+
+def _inputs(asks: Sequence[_Ask], needed: frozenset[str]) -> Inputs:
+    rows = matrix.table([ask.facts for ask in asks])
+    return matrix.at_instants(rows, np.array([ask.at for ask in asks]), needed)
 
 
 def _alone(score: decide.Score) -> Inputs:

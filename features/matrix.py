@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from math import log
 from typing import Final, NamedTuple
@@ -77,26 +78,43 @@ NAMES: Final = Inputs._fields
 _PER_DAY_7, _PER_DAY_30, _PER_DAY_90 = (float(np.log(2.0) / days) for days in HALF_LIVES)
 _LONGEST_BROWSE = 365.0
 _STEEPEST = 3.0
+_OF_BROWSING: Final = frozenset({"browsed_7", "browsed_30", "browsed_90", "browse_recency"})
 _NO_SIGNALS: Final = Signals()
+_FACTS: Final = 35
+_pack: Final = struct.Struct(f"={_FACTS - 1}d").pack
+_pack_one: Final = struct.Struct("=d").pack
+_NONE_LATE: Final = _pack_one(0.0)
+EVERY: Final = frozenset(NAMES)
 
 
 def rows(customers: Sequence[Customer], at: Sequence[int], overdue_hours: float) -> Floats:
     """What does not change while a customer is silent, one contiguous row per fact. Complaints are overdue
     or not as of ``at`` (microseconds)."""
     overdue = overdue_hours * HOUR
-    found = [
-        _facts(c, c.signals or _NO_SIGNALS, instant, overdue)
-        for c, instant in zip(customers, at, strict=True)
-    ]
-    return np.array(found, dtype=np.float64).T.copy()
+    return table([facts(c) + late(c, instant, overdue) for c, instant in zip(customers, at, strict=True)])
 
 
-def _facts(c: Customer, s: Signals, at: int, overdue: float) -> tuple[float, ...]:
+def table(found: Sequence[bytes]) -> Floats:
+    """The rows of many customers, of each what ``facts`` and ``late`` gave."""
+    together = np.frombuffer(b"".join(found), dtype=np.float64)
+    return together.reshape(len(found), _FACTS).T.copy()
+
+
+def late(c: Customer, at: int, overdue: float) -> bytes:
+    """What of ``rows`` depends on the instant: how many complaints have been open for ``overdue`` microseconds."""
+    if not c.open_since:
+        return _NONE_LATE
+    return _pack_one(sum(1 for opened in c.open_since if at - opened >= overdue))
+
+
+def facts(c: Customer) -> bytes:
+    """One customer's part of ``rows``, packed, but for what ``late`` adds."""
+    s = c.signals or _NO_SIGNALS
     days = c.rhythm.days
     now = c.rhythm.now
     mean = c.spend / c.orders if c.orders else 0.0
     listed = c.spend + c.discount
-    return (
+    return _pack(
         c.last_purchase,
         c.first_purchase,
         c.orders - 1,
@@ -106,7 +124,7 @@ def _facts(c: Customer, s: Signals, at: int, overdue: float) -> tuple[float, ...
         log(days[-1] - days[-2]) if len(days) > 1 else 0.0,
         *c.bought,
         mean,
-        _trend(c, mean),
+        _trend(c, mean) if c.orders > 1 else 0.0,
         c.discount / listed if listed else 0.0,
         c.abandoned,
         c.last_browse,
@@ -124,7 +142,6 @@ def _facts(c: Customer, s: Signals, at: int, overdue: float) -> tuple[float, ...
         s.bad_90,
         s.bad_at,
         len(c.open_since),
-        sum(1 for opened in c.open_since if at - opened >= overdue) if c.open_since else 0,
         c.closed_at,
         c.satisfaction if c.satisfaction >= 0 else 1.0,
         c.lost_at > c.last_purchase,
@@ -132,18 +149,21 @@ def _facts(c: Customer, s: Signals, at: int, overdue: float) -> tuple[float, ...
 
 
 def _trend(c: Customer, mean: float) -> float:
-    if c.orders < 2 or mean <= 0.0 or c.paid_90 <= 0.0:
+    if mean <= 0.0 or c.paid_90 <= 0.0:
         return 0.0
     return min(max(log(c.paid_90 / c.bought[2] / mean), -_STEEPEST), _STEEPEST)
 
 
-def at_instants(facts: Floats, at: NDArray[np.int64]) -> Inputs:
-    """The inputs of the customers of ``rows`` at instants: one of each, or a table with a column for each."""
+def at_instants(facts: Floats, at: NDArray[np.int64], needed: frozenset[str] = EVERY) -> Inputs:
+    """The inputs of the customers of ``rows`` at instants: one of each, or a table with a column for each.
+
+    What changes with time and is not ``needed`` stays as it was when it last grew, which costs nothing.
+    """
     (
         last_purchase, first_purchase, repeats, gaps, gap_mean, gap_variance, last_gap, bought_7, bought_30,
         bought_90, order_value, value_trend, discount_share, abandoned, last_browse, browsed_7, browsed_30,
         browsed_90, last_use, used_30, used_90, returns_90, returned_at, empty_30, empty_at, carts_30, carted_at,
-        rating, bad_90, bad_at, opened, overdue, closed_at, satisfaction, said_lost,
+        rating, bad_90, bad_at, opened, closed_at, satisfaction, said_lost, overdue,
     ) = facts  # fmt: skip
 
     def since(instant: Floats) -> Floats:
@@ -151,16 +171,13 @@ def at_instants(facts: Floats, at: NDArray[np.int64]) -> Inputs:
         return days
 
     recency = since(last_purchase)
-    bought = np.exp(-_PER_DAY_90 * recency)
-    browse_recency = since(last_browse)
-    browsed = np.exp(-_PER_DAY_90 * browse_recency)
-    used = np.exp(-_PER_DAY_90 * since(last_use))
+    browse_recency = since(last_browse) if needed & _OF_BROWSING else last_browse
 
-    def faded(counter: Floats, instant: Floats, per_day: float) -> Floats:
-        """Counters few shops fill: they cost nothing where all are zero."""
-        if not counter.any():
+    def faded(name: str, counter: Floats, silent: Floats | None, per_day: float, instant: Floats) -> Floats:
+        """A counter after ``silent`` days (None: those since ``instant``). One that nobody has costs nothing."""
+        if name not in needed or not counter.any():
             return counter
-        value: Floats = counter * np.exp(-per_day * since(instant))
+        value: Floats = counter * np.exp(-per_day * (since(instant) if silent is None else silent))
         return value
 
     return Inputs(
@@ -171,27 +188,27 @@ def at_instants(facts: Floats, at: NDArray[np.int64]) -> Inputs:
         gap_mean=gap_mean,
         gap_variance=gap_variance,
         last_gap=last_gap,
-        bought_7=bought_7 * np.exp(-_PER_DAY_7 * recency),
-        bought_30=bought_30 * (bought * bought * bought),
-        bought_90=bought_90 * bought,
+        bought_7=faded("bought_7", bought_7, recency, _PER_DAY_7, last_purchase),
+        bought_30=faded("bought_30", bought_30, recency, _PER_DAY_30, last_purchase),
+        bought_90=faded("bought_90", bought_90, recency, _PER_DAY_90, last_purchase),
         order_value=order_value,
         value_trend=value_trend,
         discount_share=discount_share,
-        returned_90=faded(returns_90, returned_at, _PER_DAY_90),
+        returned_90=faded("returned_90", returns_90, None, _PER_DAY_90, returned_at),
         abandoned=abandoned,
-        browsed_7=browsed_7 * np.exp(-_PER_DAY_7 * browse_recency),
-        browsed_30=browsed_30 * (browsed * browsed * browsed),
-        browsed_90=browsed_90 * browsed,
+        browsed_7=faded("browsed_7", browsed_7, browse_recency, _PER_DAY_7, last_browse),
+        browsed_30=faded("browsed_30", browsed_30, browse_recency, _PER_DAY_30, last_browse),
+        browsed_90=faded("browsed_90", browsed_90, browse_recency, _PER_DAY_90, last_browse),
         browse_recency=np.where(last_browse > 0, np.minimum(browse_recency, _LONGEST_BROWSE), 0.0),
-        empty_searches_30=faded(empty_30, empty_at, _PER_DAY_30),
-        carts_30=faded(carts_30, carted_at, _PER_DAY_30),
-        used_30=used_30 * (used * used * used),
-        used_90=used_90 * used,
+        empty_searches_30=faded("empty_searches_30", empty_30, None, _PER_DAY_30, empty_at),
+        carts_30=faded("carts_30", carts_30, None, _PER_DAY_30, carted_at),
+        used_30=faded("used_30", used_30, None, _PER_DAY_30, last_use),
+        used_90=faded("used_90", used_90, None, _PER_DAY_90, last_use),
         rating=rating,
         open_complaints=opened,
         overdue_complaints=overdue,
         recent_complaint=((closed_at > 0) & (at - closed_at < RECENT_DAYS * DAY)).astype(np.float64),
-        bad_complaints=faded(bad_90, bad_at, _PER_DAY_90),
+        bad_complaints=faded("bad_complaints", bad_90, None, _PER_DAY_90, bad_at),
         satisfaction=satisfaction,
         said_lost=said_lost,
     )

@@ -62,13 +62,16 @@ class Scores(NamedTuple):
 class ChurnModel(Protocol):
     """What a churn model is to the decisions, learned or statistical. ``name`` says which model it is,
     ``version`` which snapshot of it; ``groups`` what its contributions are of; ``usual`` the inputs' usual values
-    in this shop, where it knows them."""
+    in this shop, where it knows them; ``needs`` the inputs that it reads;
+    ``tells_value`` whether ``expected`` may have an answer."""
 
     name: str
     source: ScoreSource
     version: str
     groups: tuple[str, ...]
     usual: Mapping[str, float]
+    needs: frozenset[str]
+    tells_value: bool
 
     def score(self, x: Inputs) -> Scores:
         """Scores of each customer, independent of who else is in ``x``."""
@@ -91,6 +94,13 @@ class RhythmScore:
     name = "rhythm"
     groups: tuple[str, ...] = GROUPS
     source: ScoreSource = "statistical"
+    tells_value = False
+    needs = frozenset(
+        {
+            *("recency", "repeats", "gaps", "gap_mean", "gap_variance", "browsed_30", "open_complaints"),
+            *("overdue_complaints", "recent_complaint", "satisfaction", "said_lost"),
+        }
+    )
 
     def __init__(self, prior: Prior, horizon_days: float) -> None:
         self.version = prior.version

@@ -8,6 +8,7 @@ import pytest
 
 from alerts.engine import Missing, _Ask
 from alerts.policy import Feeds, Policy
+from features import matrix
 from features.customer import MOST_MONEY, Customer, pack_hot
 from features.shop import DAY
 from features.standing import Standing
@@ -624,7 +625,7 @@ def test_the_rise_is_rounded_before_it_is_compared() -> None:
     engine = Application().engine
     for days in range(1, 60):
         asked = Customer(orders=1, last_purchase=day(0))
-        (score,) = engine._score([_Ask(asked, day(days))])
+        (score,) = engine._score([_Ask(matrix.facts(asked) + matrix.late(asked, day(days), 0.0), day(days))])
         assert score.rise == round(score.rise, 6)
 
 
