@@ -13,6 +13,7 @@ import typer
 
 from agents.commands import (
     alerts,
+    backtest,
     completion,
     config,
     customers,
@@ -138,6 +139,7 @@ app.add_typer(_config, name="config")
 
 app.command(epilog=demo.EPILOG)(demo.demo)
 app.command(epilog=simulate.EPILOG)(simulate.simulate)
+app.command(epilog=backtest.EPILOG)(backtest.backtest)
 app.command(epilog=prior.EPILOG)(prior.prior)
 app.command(epilog=completion.EPILOG)(completion.completion)
 
