@@ -26,6 +26,9 @@ FORMAT: Final = 1
 STATISTICAL: Final = ("rhythm", "purchase_rate")
 """The models that learn from no label: the score of the settings' prior, and buy-till-you-die."""
 
+CHAMPION: Final = "additive"
+"""The model that is made to decide."""
+
 
 class Prior(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The population's rhythm, towards which a customer with few purchases is shrunk.

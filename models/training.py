@@ -35,6 +35,7 @@ from models.evaluation import auc, brier, log_loss
 from models.learning import Learning
 from models.purchase_rate import OnlineRates, Rates, log_odds_of_none
 from models.snapshot import (
+    CHAMPION,
     STATISTICAL,
     Figures,
     Gate,
@@ -57,7 +58,6 @@ BLOCK: Final = 128
 BLOCKS: Final = 32
 SAMPLED: Final = 8
 """Of so many labels one is remembered with its inputs, to say what is usual."""
-CHAMPION: Final = "additive"
 YARDSTICK: Final = "tree"
 MARGIN: Final = 0.01
 """By what share of its log-loss a challenger must be better than the model that decides."""
@@ -79,8 +79,9 @@ _SIGNALS: Final = (*(f"input:{name}" for name in INPUTS), "score", "error")
 class Learner(Protocol):
     """A model that learns one label at a time."""
 
-    def learn(self, inputs: Sequence[float], churned: bool) -> float:
-        """The log-odds of churn it states, before it learns the label. ``inputs`` in the order of ``INPUTS``."""
+    def learn(self, x: Inputs, churned: Sequence[bool], rates: Rates) -> Sequence[float]:
+        """The log-odds of churn it states for each customer, before it learns their label and after it has
+        learned those before; the same however a row of labels is cut into calls. ``rates``: of the shop."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -192,8 +193,7 @@ class _Course:
         self.own["rhythm"].extend(self.rhythm.score(x).logit.tolist())
         self.own["purchase_rate"].extend(purchase_rate(rates, x, self.days).tolist())
         for name, learner in self.learners.items():
-            learn = learner.learn
-            said = [learn(e.inputs, e.churned) for e in examples]
+            said = learner.learn(x, outcomes, rates)
             self.own[name].extend(said)
             if name == CHAMPION:
                 scale, shift = self.repair.holds

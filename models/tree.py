@@ -17,6 +17,9 @@ from river.tree.nodes.branch import NumericBinaryBranch
 from river.tree.nodes.htc_nodes import LeafMajorityClass
 from river.tree.splitter import GaussianSplitter
 
+from features.matrix import Inputs
+from models.purchase_rate import Rates
+
 READS: Final = (
     "recency", "repeats", "gaps", "gap_mean", "bought_30", "bought_90", "order_value", "browsed_30",
     "open_complaints",
@@ -30,19 +33,27 @@ SMALLEST: Final = 0.005
 
 
 class Tree:
-    """A river Hoeffding tree that takes labels one at a time; ``names`` are the inputs in their order."""
+    """A river Hoeffding tree that takes labels one at a time."""
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self._reads = tuple((name, names.index(name)) for name in READS)
-        self._tree: Any = HoeffdingTreeClassifier(grace_period=GRACE, max_depth=DEEPEST, leaf_prediction="mc")
+    def __init__(self) -> None:
+        self._tree: Any = HoeffdingTreeClassifier(
+            grace_period=GRACE,
+            max_depth=DEEPEST,
+            leaf_prediction="mc",
+            # Its depth bounds it: no estimate of its size, which would be one more thing to remember.
+            memory_estimate_period=1 << 62,
+        )
 
-    def learn(self, inputs: Sequence[float], churned: bool) -> float:
-        """The log-odds it gives, then it learns the label."""
+    def learn(self, x: Inputs, churned: Sequence[bool], rates: Rates) -> list[float]:  # noqa: ARG002
+        """The log-odds it gives for each customer before it learns the label."""
         tree = self._tree
-        x = {name: inputs[i] for name, i in self._reads}
-        p = min(max(tree.predict_proba_one(x).get(True, 0.5), SMALLEST), 1.0 - SMALLEST)
-        tree.learn_one(x, churned)
-        return math.log(p / (1.0 - p))
+        found = []
+        for *values, label in zip(*(getattr(x, name).tolist() for name in READS), churned, strict=True):
+            row = dict(zip(READS, values, strict=True))
+            p = min(max(tree.predict_proba_one(row).get(True, 0.5), SMALLEST), 1.0 - SMALLEST)
+            tree.learn_one(row, label)
+            found.append(math.log(p / (1.0 - p)))
+        return found
 
     def state(self) -> dict[str, Any]:
         """Plain data to go on from."""
