@@ -21,6 +21,7 @@ from agents.commands import (
     dlq,
     doctor,
     explain,
+    model,
     prior,
     send,
     simulate,
@@ -131,6 +132,18 @@ _dlq.command("list", epilog=dlq.EPILOG_LIST)(dlq.list_)
 _dlq.command("show", epilog=dlq.EPILOG_SHOW)(dlq.show)
 _dlq.command("replay", epilog=dlq.EPILOG_REPLAY)(dlq.replay)
 app.add_typer(_dlq, name="dlq")
+
+_model = typer.Typer(
+    no_args_is_help=True,
+    help="What was learned: which snapshots there are, what decides, and deciding otherwise.",
+)
+_model.command("list", epilog=model.EPILOG_LIST)(model.list_)
+_model.command("show", epilog=model.EPILOG_SHOW)(model.show)
+_model.command("diff", epilog=model.EPILOG_DIFF)(model.diff)
+_model.command("pin", epilog=model.EPILOG_PIN)(model.pin)
+_model.command("unpin", epilog=model.EPILOG_UNPIN)(model.unpin)
+_model.command("rollback", epilog=model.EPILOG_ROLLBACK)(model.rollback)
+app.add_typer(_model, name="model")
 
 _config = typer.Typer(no_args_is_help=True, help="The settings: what holds, and a file to begin with.")
 _config.command("show", epilog=config.EPILOG_SHOW)(config.show)

@@ -364,14 +364,21 @@ class Book:
         """What there is now."""
         return known(self._snapshots.values(), self._pinned)
 
-    def _check(self, snapshot: Snapshot) -> None:
+    def refusal(self, snapshot: Snapshot) -> str | None:
+        """Why a snapshot that can be read cannot be used here, or None."""
         if self._features is not None and snapshot.features != self._features:
-            raise UnknownSnapshot(
+            return (
                 f"A model snapshot was learned from inputs of version {snapshot.features}, this churnwatch has "
                 f"{self._features}: labels of the new version must mature first (docs/learning.md)."
             )
         if self._horizon is not None and snapshot.horizon_days != self._horizon:
-            raise UnknownSnapshot(
+            return (
                 f"A model snapshot was learned for {snapshot.horizon_days:g} days, policy.horizon_days is "
                 f"{self._horizon:g}: labels of the new horizon must mature first (docs/learning.md)."
             )
+        return None
+
+    def _check(self, snapshot: Snapshot) -> None:
+        why = self.refusal(snapshot)
+        if why is not None:
+            raise UnknownSnapshot(why)
