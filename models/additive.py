@@ -1,22 +1,62 @@
-"""The churn model that learns: a sum of curves, one for each input, learned one example at a time.
+"""The churn model that learns: a sum of curves, one for each derived input, learned one example at a time.
 
     log-odds of churn = level + curve_1(input_1) + ... + curve_n(input_n)
 
-This is what is published of it (``Learned.data`` of a snapshot, by ``msgspec.to_builtins``) and what
-``models.learned.LearnedScore`` scores from.
+**Learner.** A river pipeline: the hats of :class:`models.basis.Basis`, then river's logistic regression under
+AdaGrad (Duchi, Hazan and Singer, *Adaptive subgradient methods*, Journal of Machine Learning Research 12, 2011).
+Among the inputs is the buy-till-you-die score of :mod:`models.purchase_rate`. The curves do not begin at zero but
+as a plain mix of that score with the customer's own rhythm, and are learned from there: with few labels the sum
+is a sensible score, with many the start is forgotten.
+
+**Level.** Labels come a horizon late, out of another season than the one they will be used in: what was learned of
+who churns more stays true, by how much all churn less before Christmas does not. So while it learns, the
+intercept follows the outcomes quickly and takes the season with it (``tide``); another follows what the purchase
+rate says of the same customers (``anchor``). What is stated has the anchor's level, plus the mean distance of the
+tide from it, times
+
+    tau^2 / (tau^2 + v / m)
+
+v: the variance of that distance over time, m: how many horizons the labels span, ``tau``: by how much (log-odds) the
+purchase rate's level is expected to be wrong in the long run. It is the mean of a normal prior and m witnesses.
+
+The challengers are the same learner with fewer inputs and no anchor: their intercept is the tide itself.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
 import msgspec
+import numpy as np
+from river import compose, linear_model, optim
+from river.utils import VectorDict
+
+from features.matrix import Floats, Inputs
+from models.basis import ALL, DERIVED, SMALLEST_VALUE, Basis, Shop, derive, feature, start
+from models.purchase_rate import Rates
+
+RATE: Final = 0.02
+"""AdaGrad's learning rate, log-odds."""
+TIDE: Final = 0.01
+"""How fast the intercept follows the outcomes, and the anchor the purchase rate."""
+TAU: Final = 0.05
+FADE: Final = 2_000
+"""Examples that what is usual is a mean over."""
+SAMPLED: Final = 8
+"""Of so many examples one tells what is usual."""
+BLOCK: Final = 128
+"""The usual order value is taken up after so many examples, so that it does not matter how they were cut."""
 
 
 class Curve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one input adds: linear between ``knots`` (ascending, in the unit of the input as
     ``models.basis`` derives it), constant beyond them; ``effects`` in log-odds of churn at each knot.
 
-    ``group``: the group of evidence it counts for; ``usual``: its mean effect over the examples learned, which
-    belongs to the base of a score, so that contributions say what is unusual.
+    ``group``: the group of evidence it counts for; ``usual``: its mean effect over the examples learned (of what
+    changes with silence: right after the last purchase), which belongs to the base of a score, so that
+    contributions say what is unusual.
     """
 
     group: str
@@ -26,11 +66,11 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class AdditiveData(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An additive model as it may be scored.
+    """An additive model as it may be scored (``Learned.data`` of a snapshot, by ``msgspec.to_builtins``).
 
-    ``curves`` by the name of the derived input (``models.basis.DERIVED``); ``level``: log-odds where all curves
-    are zero; ``horizon_days``: what it was learned for; ``value_scale``: logarithm of the usual order value, in
-    which order values are measured; ``examples``: labels learned.
+    ``curves`` by the name of the derived input (``models.basis.DERIVED``), without those that add nothing;
+    ``level``: log-odds where all curves are zero; ``horizon_days``: what it was learned for; ``value_scale``:
+    logarithm of the usual order value, in which order values are measured; ``examples``: labels learned.
     """
 
     horizon_days: float
@@ -39,3 +79,265 @@ class AdditiveData(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     examples: int
     curves: dict[str, Curve]
     format: int = 1
+
+
+class _State(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """All it takes to go on. ``weights`` and ``squares`` (of gradients) by the names of hats; ``since`` and ``until``:
+    the first and the newest label, in days; ``drift`` and ``swing``: mean and sum of squared deviations of tide from
+    anchor; ``values``: number and sum of the logarithms of order values that are not taken up yet, and the number of
+    all; ``usual``: mean hats."""
+
+    horizon_days: float
+    names: tuple[str, ...]
+    examples: int
+    steps: int
+    weights: dict[str, float]
+    squares: dict[str, float]
+    tide: float
+    anchor: float
+    drift: float
+    swing: float
+    since: float
+    until: float
+    value_scale: float
+    values: tuple[int, float, int]
+    sampled: int
+    usual: dict[str, float]
+
+
+class Additive:
+    """The learner for one horizon (days) over the derived inputs ``names``; ``anchored``: see the module."""
+
+    def __init__(
+        self,
+        horizon_days: float,
+        names: Sequence[str] = ALL,
+        *,
+        anchored: bool = True,
+        rate: float = RATE,
+        tau: float = TAU,
+    ) -> None:
+        self.horizon_days = horizon_days
+        self.names = tuple(names)
+        self.rates = Rates()
+        """The shop's purchase rate, by which examples are read; it is for the owner to keep up."""
+        self._anchored = anchored
+        self._tau = tau
+        self._basis = Basis(self.names)
+        self._glm: Any = linear_model.LogisticRegression(
+            optimizer=optim.AdaGrad(rate), intercept_lr=TIDE, initializer=optim.initializers.Zeros()
+        )
+        self.pipeline = compose.Pipeline(self._basis, self._glm)
+        """river's own, over derived inputs by name."""
+        self._weigh({feature(name, k): e for name in names for k, e in enumerate(start(name)) if e})
+        # The purchase rate first: the anchor reads it, whether or not it is an input.
+        self._read = ("purchase_rate", *(name for name in self.names if name != "purchase_rate"))
+        self.examples = 0
+        self._tide = self._anchor = 0.0
+        self._drift = self._swing = 0.0
+        self._since = self._until = 0.0
+        self._value_scale = 0.0
+        self._values = (0, 0.0, 0)
+        self._sampled = 0
+        self._usual: dict[str, float] = {}
+
+    # ---- river's protocol
+
+    def predict_proba_one(self, inputs: Sequence[float]) -> dict[bool, float]:
+        """P(churn) of one example's inputs (in the order of ``Inputs``)."""
+        values = self._derived(np.array([inputs], dtype=np.float64))[0]
+        found: dict[bool, float] = self.pipeline.predict_proba_one(dict(zip(self._read, values, strict=True)))
+        return found
+
+    def learn_one(self, inputs: Sequence[float], churned: bool, due_days: float) -> None:
+        """Learn one example; ``due_days``: when its label matured, in days since any fixed instant."""
+        self.learn_many([inputs], [churned], [due_days])
+
+    # ---- many at once, each on its own
+
+    def learn_many(
+        self, inputs: Sequence[Sequence[float]], churned: Sequence[bool], due_days: Sequence[float]
+    ) -> list[float]:
+        """Learn examples in their order, one at a time. The log-odds stated of each before it was learned.
+
+        How they are cut into calls does not matter, as long as ``rates`` are the same.
+        """
+        stated: list[float] = []
+        at = 0
+        while at < len(churned):
+            end = min(at + BLOCK - self.examples % BLOCK, len(churned))
+            stated += self._learn(inputs[at:end], churned[at:end], due_days[at:end])
+            at = end
+        return stated
+
+    def _learn(
+        self, inputs: Sequence[Sequence[float]], churned: Sequence[bool], due_days: Sequence[float]
+    ) -> list[float]:
+        """Learn examples that all belong to one block."""
+        rows = np.asarray(inputs, dtype=np.float64)
+        if not self.examples:
+            self._since = self._until = due_days[0]
+            self._value_scale = float(_log_values(rows)[0])
+        self._take_usual(rows[-self.examples % SAMPLED :: SAMPLED])
+        glm = self._glm
+        transform = self._basis.transform_one
+        names = self._read
+        stated = []
+        for values, outcome, due in zip(self._derived(rows), churned, due_days, strict=True):
+            hats = transform(dict(zip(names, values, strict=True)))
+            curves = vars(glm)["_weights"].dot(hats)
+            stated.append(curves + glm.intercept)
+            # While river learns the intercept is the tide; between examples it is the level that is stated.
+            glm.intercept = self._tide
+            glm.learn_one(hats, outcome)
+            self._tide = glm.intercept
+            self.examples += 1
+            self._until = max(self._until, due)
+            if self._anchored:
+                said = values[0]
+                self._anchor -= TIDE * (_sigmoid(curves + self._anchor) - _sigmoid(said))
+                distance = self._tide - self._anchor
+                away = distance - self._drift
+                self._drift += away / self.examples
+                self._swing += away * (distance - self._drift)
+            glm.intercept = self.level
+        self._take_values(rows)
+        return stated
+
+    @property
+    def level(self) -> float:
+        """The intercept that is stated."""
+        if not self._anchored or not self.examples:
+            return self._tide
+        horizons = (self._until - self._since) / self.horizon_days
+        sure = self._tau**2 / (self._tau**2 + self._swing / self.examples / max(horizons, 0.1))
+        return self._anchor + sure * self._drift
+
+    def _shop(self) -> Shop:
+        return Shop(self.rates, self.horizon_days, self._value_scale)
+
+    def _derived(self, rows: Floats) -> list[tuple[float, ...]]:
+        """Of each row its derived inputs, in the order of ``_read``."""
+        now = derive(_inputs(rows), self._shop(), self._read, then=False).now
+        return list(zip(*(now[name].tolist() for name in self._read), strict=True))
+
+    def _take_usual(self, rows: Floats) -> None:
+        """What is usual, after rows that were sampled."""
+        if not len(rows):
+            return
+        values = derive(_inputs(rows), self._shop(), self.names)
+        usual = {**values.now, **values.then}
+        columns = [usual[name].tolist() for name in self.names]
+        mean = self._usual
+        for row in zip(*columns, strict=True):
+            self._sampled += 1
+            share = 1.0 / min(self._sampled, FADE / SAMPLED)
+            hats = self._basis.transform_one(dict(zip(self.names, row, strict=True)))
+            for key in mean.keys() - hats.keys():
+                mean[key] *= 1.0 - share
+            for key, hat in hats.items():
+                known = mean.get(key, 0.0)
+                mean[key] = known + share * (hat - known)
+
+    def _take_values(self, rows: Floats) -> None:
+        """The usual order value; it is taken up where a block ends."""
+        waiting, total, known = self._values
+        for value in _log_values(rows).tolist():
+            waiting, total = waiting + 1, total + value
+        if self.examples % BLOCK == 0:
+            known += waiting
+            self._value_scale += (total / waiting - self._value_scale) * waiting / known
+            waiting, total = 0, 0.0
+        self._values = (waiting, total, known)
+
+    # ---- what is published and what is kept
+
+    def published(self) -> dict[str, Any]:
+        """What ``models.learned.LearnedScore`` scores from: :class:`AdditiveData` as plain data."""
+        weights: dict[str, float] = self._glm.weights
+        curves = {}
+        for name in self.names:
+            derived = DERIVED[name]
+            keys = [feature(name, k) for k in range(len(derived.knots))]
+            effects = tuple(weights.get(key, 0.0) for key in keys)
+            if any(effects):
+                usual = sum(
+                    self._usual.get(key, 0.0) * effect for key, effect in zip(keys, effects, strict=True)
+                )
+                curves[name] = Curve(group=derived.group, knots=derived.knots, effects=effects, usual=usual)
+        data = AdditiveData(
+            horizon_days=self.horizon_days,
+            level=self._glm.intercept,
+            value_scale=self._value_scale,
+            examples=self.examples,
+            curves=curves,
+        )
+        found: dict[str, Any] = msgspec.to_builtins(data, str_keys=True)
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """All it takes to go on elsewhere: numbers, lists and dictionaries, as JSON has them."""
+        kept = _State(
+            horizon_days=self.horizon_days,
+            names=self.names,
+            examples=self.examples,
+            steps=self._glm.optimizer.n_iterations,
+            weights=dict(self._glm.weights),
+            squares=dict(self._glm.optimizer.g2),
+            tide=self._tide,
+            anchor=self._anchor,
+            drift=self._drift,
+            swing=self._swing,
+            since=self._since,
+            until=self._until,
+            value_scale=self._value_scale,
+            values=self._values,
+            sampled=self._sampled,
+            usual=dict(self._usual),
+        )
+        found: dict[str, Any] = msgspec.to_builtins(kept)
+        return found
+
+    def restore(self, state: object) -> None:
+        """Go on from what ``state`` gave, as if nothing had been between. Raises ValueError for anything else, and
+        then nothing has changed."""
+        try:
+            kept = msgspec.convert(state, _State)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"no state of an additive model: {error}") from error
+        if (kept.horizon_days, kept.names) != (self.horizon_days, self.names):
+            raise ValueError(
+                f"the state is of another model: horizon {kept.horizon_days:g} days with {len(kept.names)} inputs, "
+                f"not {self.horizon_days:g} days with {len(self.names)}"
+            )
+        self.examples = kept.examples
+        self._weigh(kept.weights)
+        self._glm.optimizer.n_iterations = kept.steps
+        self._glm.optimizer.g2.clear()
+        self._glm.optimizer.g2.update(kept.squares)
+        self._tide, self._anchor = kept.tide, kept.anchor
+        self._drift, self._swing = kept.drift, kept.swing
+        self._since, self._until = kept.since, kept.until
+        self._value_scale, self._values = kept.value_scale, kept.values
+        self._sampled, self._usual = kept.sampled, dict(kept.usual)
+        self._glm.intercept = self.level
+
+    def _weigh(self, weights: dict[str, float]) -> None:
+        # river gives its weights out only as copies.
+        vars(self._glm)["_weights"] = VectorDict(dict(weights), self._glm.initializer)
+
+
+def _inputs(rows: Floats) -> Inputs:
+    return Inputs(*np.ascontiguousarray(rows.T))
+
+
+def _log_values(rows: Floats) -> Floats:
+    values: Floats = np.log(np.maximum(rows[:, _VALUE], SMALLEST_VALUE))
+    return values
+
+
+def _sigmoid(z: float) -> float:
+    return 1.0 / (1.0 + math.exp(-z)) if z > -700.0 else 0.0
+
+
+_VALUE: Final = Inputs._fields.index("order_value")

@@ -1,0 +1,180 @@
+"""The learned churn score: a published additive model, for many customers at once.
+
+It states what river's own ``predict_proba_one`` does of the model that was published, curve by curve as linear
+interpolation, and says of what it is made:
+
+- ``silence``: by how much the curves of purchase history have changed since right after the last purchase,
+  only because nothing was bought since;
+- every other group: its curves, those of purchase history as they were right after the last purchase, less what
+  is usual in this shop;
+- ``base``: what is usual in this shop, right after a purchase.
+
+They add up to the log-odds. The ``rise`` is the silence, with what the customer has said (complaints, surveys,
+reviews, that they are lost) against having said nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+
+from features.matrix import Floats, Inputs
+from models.additive import AdditiveData
+from models.basis import DERIVED, Shop, derive, usual_gap
+from models.churn import ROUND, Scores
+from models.purchase_rate import Rates, alive, expected_wait
+from models.spend import Spend, predicted_clv
+from streams.alerts import ScoreSource
+
+GROUPS: Final = (
+    "silence", "frequency", "spend", "discount", "browsing", "search", "cart", "use", "complaint", "satisfaction",
+    "returns", "category", "said_lost",
+)  # fmt: skip
+"""The groups of evidence, in the order of ``Scores.contributions``."""
+SAID: Final = ("complaint", "satisfaction", "said_lost")
+"""The groups of what the customer has said."""
+FORMAT: Final = 1
+_ALWAYS: Final = ("recency", "age", "gaps", "gap_mean", "order_value", "repeats")
+"""Inputs that are read for ``alive``, ``usual_days`` and ``expected``."""
+
+
+class UnknownModel(ValueError):
+    """What was published of a model cannot be scored; the message says why and what to do."""
+
+
+class _Part(NamedTuple):
+    name: str
+    group: int
+    timed: bool
+    knots: Floats
+    effects: Floats
+    usual: float
+
+
+class LearnedScore:
+    """The score of one snapshot. ``data``: what ``models.additive.Additive.published`` gave, ``rates`` and ``spend``
+    (None: nothing is known of value yet) of the same snapshot; ``scale`` and ``shift``: the repair of its
+    calibration; ``usual``: usual values of the inputs, for reasons; ``unit``: minor units of money in one unit.
+    """
+
+    groups: tuple[str, ...] = GROUPS
+    source: ScoreSource = "learned"
+
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        data: AdditiveData | Mapping[str, Any],
+        rates: Rates,
+        *,
+        scale: float = 1.0,
+        shift: float = 0.0,
+        usual: Mapping[str, float] | None = None,
+        spend: Spend | None = None,
+        unit: float = 100.0,
+    ) -> None:
+        """Raises :class:`UnknownModel`."""
+        if not isinstance(data, AdditiveData):
+            data = _decoded(data)
+        self.name = name
+        self.version = version
+        self.usual: Mapping[str, float] = MappingProxyType(dict(usual or {}))
+        self.data = data
+        self._rates = rates
+        self._spend = spend
+        self._unit = unit
+        self._horizon = data.horizon_days
+        self._shop = Shop(rates, data.horizon_days, data.value_scale)
+        self._parts = [
+            _Part(
+                name=curve,
+                group=GROUPS.index(found.group),
+                timed=DERIVED[curve].timed,
+                knots=np.array(found.knots),
+                effects=scale * np.array(found.effects),
+                usual=scale * found.usual,
+            )
+            for curve, found in data.curves.items()
+        ]
+        self._names = tuple(part.name for part in self._parts)
+        self.needs: frozenset[str] = frozenset(_ALWAYS).union(*(DERIVED[name].reads for name in self._names))
+        self.tells_value = spend is not None
+        self._base = scale * data.level + shift + math.fsum(part.usual for part in self._parts)
+        # What was usual of what is said; the rise is against nothing said.
+        said = {GROUPS.index(group) for group in SAID}
+        self._said = tuple(sorted(said & {part.group for part in self._parts}))
+        self._usual_said = math.fsum(part.usual for part in self._parts if part.group in said)
+
+    def score(self, x: Inputs) -> Scores:
+        """See ``models.churn``: of each customer (n,), or of each at several instants (k, n), where contributions
+        that no time changes stay (n,)."""
+        values = derive(x, self._shop, self._names)
+        silence: Floats = np.zeros_like(x.recency)
+        nothing = np.zeros_like(x.gaps)
+        contributions = [nothing] * len(GROUPS)
+        for name, group, timed, knots, effects, usual in self._parts:
+            effect: Floats = np.interp(values.now[name], knots, effects)
+            if timed:
+                before: Floats = np.interp(values.then[name], knots, effects)
+                silence = silence + (effect - before)
+                effect = before
+            contributions[group] = contributions[group] + (effect - usual)
+        contributions[_SILENCE] = contributions[_SILENCE] + silence
+        base = np.full_like(x.gaps, self._base)
+        logit = base
+        for contribution in contributions:
+            if contribution is not nothing:
+                logit = logit + contribution
+        rise = silence
+        for group in self._said:
+            rise = rise + contributions[group]
+        t_x = np.maximum(x.age - x.recency, 0.0)
+        return Scores(
+            churn=np.round(1.0 / (1.0 + np.exp(-logit)), ROUND),
+            alive=np.round(alive(self._rates, x.gaps, t_x, t_x + x.recency), ROUND),
+            base=base,
+            logit=logit,
+            rise=np.round(rise + self._usual_said, ROUND),
+            contributions=tuple(contributions),
+            usual_days=usual_gap(x, self._horizon),
+        )
+
+    def expected(self, x: Inputs) -> tuple[float, float] | None:
+        """See ``models.churn``."""
+        if self._spend is None:
+            return None
+        t_x = np.maximum(x.age - x.recency, 0.0)
+        history = x.gaps, t_x, t_x + x.recency
+        days = expected_wait(self._rates, *history)
+        value = predicted_clv(self._rates, self._spend, *history, x.repeats + 1.0, x.order_value)
+        return float(days[0]), float(value[0]) / self._unit
+
+
+_SILENCE: Final = GROUPS.index("silence")
+
+
+def _decoded(data: Mapping[str, Any]) -> AdditiveData:
+    if data.get("format") != FORMAT:
+        raise UnknownModel(
+            f"the model has format {data.get('format')}, this churnwatch knows {FORMAT}: run the release that wrote it"
+        )
+    try:
+        found = msgspec.convert(data, AdditiveData)
+    except msgspec.ValidationError as error:
+        raise UnknownModel(f"this is no additive model: {error}") from error
+    for name, curve in found.curves.items():
+        known = DERIVED.get(name)
+        if known is None or curve.group not in GROUPS:
+            raise UnknownModel(
+                f"the model reads {name!r} ({curve.group}), which this churnwatch does not know: run the release "
+                "that wrote it"
+            )
+        if len(curve.knots) != len(curve.effects) or any(a >= b for a, b in pairwise(curve.knots)):
+            raise UnknownModel(f"the curve of {name!r} needs ascending knots and as many effects")
+    return found
