@@ -11,6 +11,7 @@ from typing import NamedTuple
 from alerts import bands
 from alerts.offers import Candidate, candidates
 from alerts.policy import Policy, measure
+from alerts.words import ENGLISH, Words
 from features.cold import Cold
 from features.customer import Customer
 from features.matrix import Inputs
@@ -77,7 +78,13 @@ def churn(
 
 
 def upsell(
-    standing: Standing, customer: Customer, cold: Cold, band: int, at: int, policy: Policy
+    standing: Standing,
+    customer: Customer,
+    cold: Cold,
+    band: int,
+    at: int,
+    policy: Policy,
+    words: Words = ENGLISH,
 ) -> tuple[Episode | None, Transition | None]:
     """The upsell episode after a decision and the transition, if any.
 
@@ -94,7 +101,7 @@ def upsell(
         return episode, None
     if held_back or (standing.offered and at - standing.offered < policy.offer_pause_days * DAY):
         return None, None
-    found = candidates(customer, cold, at, policy)
+    found = candidates(customer, cold, at, policy, words)
     if not found:
         return None, None
     opened = Episode(at, band, 1, customer.last_purchase, tuple(c.key for c in found))

@@ -727,7 +727,9 @@ class Engine:
             if band == bands.LAPSED:
                 standing.look = 0
         if band < bands.LAPSED or standing.upsell:
-            standing.upsell, step = decide.upsell(standing, customer, life.cold, band, at, self.policy)
+            standing.upsell, step = decide.upsell(
+                standing, customer, life.cold, band, at, self.policy, self._words
+            )
             if step:
                 transitions.append(step)
                 if step.name == "raised":

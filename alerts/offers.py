@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from alerts.policy import Policy
+from alerts.words import ENGLISH, Words
 from features.cold import Cold, Interest, in_cart
 from features.customer import Customer
 from features.decay import fade
@@ -35,7 +36,9 @@ class Candidate(NamedTuple):
         return f"{self.type}|{self.name}"
 
 
-def candidates(customer: Customer, cold: Cold, at: int, policy: Policy) -> list[Candidate]:
+def candidates(
+    customer: Customer, cold: Cold, at: int, policy: Policy, words: Words = ENGLISH
+) -> list[Candidate]:
     """What is worth offering at ``at``, strongest first; nothing that was offered within
     ``offer_repeat_days``."""
     found: list[Candidate] = []
@@ -46,20 +49,30 @@ def candidates(customer: Customer, cold: Cold, at: int, policy: Policy) -> list[
         passed = (at - bought.last) / DAY
         ratio = passed / gap
         if _DUE[0] <= ratio <= _DUE[1]:
-            text = f"Buys {_plain(name)} about every {gap:.0f} days, last {passed:.0f} days ago."
+            text = words.say(
+                "Buys {category} about every {gap}, last {time} ago.",
+                category=_plain(name), gap=_days(words, gap), time=_days(words, passed),
+            )  # fmt: skip
             found.append(Candidate("replenish", name, bought.weight, text))
         elif _OVERDUE[0] <= ratio <= _OVERDUE[1] and customer.last_purchase > bought.last:
-            text = f"Used to buy {_plain(name)} every {gap:.0f} days, but not for {passed:.0f} days."
+            text = words.say(
+                "Used to buy {category} every {gap}, but not for {time}.",
+                category=_plain(name), gap=_days(words, gap), time=_days(words, passed),
+            )  # fmt: skip
             found.append(Candidate("category_reactivation", name, bought.weight * 0.5, text))
     for name, item in in_cart(cold, customer.last_purchase).items():
         age = at - item.added
         if policy.cart_hours * HOUR <= age <= _CART_DAYS * DAY:
-            text = f"Left {_plain(name)} in the cart {age / HOUR:.0f} hours ago."
+            hours = words.count("{count} hour", "{count} hours", round(age / HOUR))
+            text = words.say("Left {item} in the cart {time} ago.", item=_plain(name), time=hours)
             found.append(Candidate("cart_abandoned", name, 3.0, text))
     for name, browsed in cold.browsed.items():
         views = browsed.weight * fade(at - browsed.last, 7.0)
         if views >= _VIEWS and not _bought_since(cold.basket.get(name), browsed):
-            text = f"Looked at {_plain(name)} {browsed.events} times and did not buy."
+            often = words.count("{count} time", "{count} times", browsed.events)
+            text = words.say(
+                "Looked at {category} {times} and did not buy.", category=_plain(name), times=often
+            )
             found.append(Candidate("browse_abandoned", name, views * 0.5, text))
     repeat = policy.offer_repeat_days * DAY
     fresh = [c for c in found if at - cold.offered.get(c.key, at - repeat - 1) > repeat]
@@ -107,6 +120,10 @@ def earliest(customer: Customer, cold: Cold, after: int, policy: Policy) -> int:
 
 def _bought_since(bought: Interest | None, browsed: Interest) -> bool:
     return bought is not None and bought.last >= browsed.first
+
+
+def _days(words: Words, number: float) -> str:
+    return words.count("{count} day", "{count} days", round(number))
 
 
 def _plain(name: str) -> str:

@@ -291,7 +291,9 @@ def _complaint(seen: _Seen) -> _Fact:
     if case.open:
         opened = float(len(seen.customer.open_since))
         late = seen.at - case.opened >= seen.overdue_hours * HOUR
-        if case.status == "reopened":
+        if not late and case.status != "reopened" and seen.at - case.opened < HOUR:
+            sentence = message("A complaint about {subject} has just been made.")
+        elif case.status == "reopened":
             sentence = message("A complaint about {subject} has been open for {time}, and was reopened.")
         elif late:
             sentence = message("A complaint about {subject} has been open for {time} and is overdue.")

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from agents.language import LOCALES, Language, catalogue, spoken
 from alerts import reasons as telling
+from alerts.offers import candidates
+from alerts.policy import Policy
 from alerts.reasons import _TELLS, reasons
 from alerts.words import ENGLISH, Words
-from features.cold import Case, Cold
+from features.cold import CartItem, Case, Cold, Interest
 from features.customer import Customer
 from features.shop import DAY, Shop
 from features.signals import Signals
@@ -220,3 +222,31 @@ def test_a_chinese_reason_has_no_english_in_it(locale: str) -> None:
         text = told(LANGUAGES[locale], count).replace("coffee", "咖啡").replace("cups", "杯子")
         assert not re.search(r"[A-Za-z{}]", text)
         assert "  " not in text
+
+
+def test_offers_are_told_in_the_same_languages() -> None:
+    cold = Cold(
+        basket={"茶": Interest(4, day(0), day(30), 2.0)},
+        cart={"杯子": CartItem(day(41) - 5 * DAY // 24)},
+        browsed={"奶": Interest(4, day(41), day(41), 4.0)},
+    )
+    buyer = Customer(orders=5, last_purchase=day(18))
+    told = {
+        locale: {c.type: c.text for c in candidates(buyer, cold, day(41), Policy(), LANGUAGES[locale])}
+        for locale in LOCALES
+    }
+    assert told["en"] == {
+        "replenish": "Buys 茶 about every 10 days, last 11 days ago.",
+        "cart_abandoned": "Left 杯子 in the cart 5 hours ago.",
+        "browse_abandoned": "Looked at 奶 4 times and did not buy.",
+    }
+    assert told["zh_Hans"] == {
+        "replenish": "大约每 10 天购买一次“茶”，上次购买是在 11 天前。",
+        "cart_abandoned": "5 小时前将“杯子”留在购物车中。",
+        "browse_abandoned": "浏览“奶”共 4 次，但未购买。",
+    }
+    assert told["zh_Hant"] == {
+        "replenish": "大約每 10 天購買一次「茶」，上次購買是在 11 天前。",
+        "cart_abandoned": "5 小時前將「杯子」留在購物車中。",
+        "browse_abandoned": "瀏覽「奶」共 4 次，但未購買。",
+    }

@@ -202,6 +202,8 @@ def test_an_open_complaint_tells_of_what_for_how_long_and_whether_it_is_overdue(
     assert found.text == "A complaint about the price has been open for 48 hours and is overdue."
     found = one(customer, day(0) + HOUR, complained(kind="other"), complaint=0.9)
     assert found.text == "A complaint about another matter has been open for 1 hour."
+    found = one(customer, day(0) + HOUR - 1, complained(kind="other"), complaint=0.9)
+    assert found.text == "A complaint about another matter has just been made."
     found = one(customer, day(5), complained("reopened", at=day(3)), complaint=0.9)
     assert found.text == "A complaint about the service has been open for 5 days, and was reopened."
 
