@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from models.purchase_rate import Rates
+from models.spend import Spend
 from streams.alerts import ScoreSource
 from streams.events import Micros, rfc3339
 
@@ -158,7 +159,8 @@ class Snapshot(_Part, frozen=True, kw_only=True):
 
     ``made_at`` equals it: no wall clock has a part in a snapshot. ``source``: what decides under the leading
     horizon, which is the first of ``horizons``. ``features``: the version of the inputs, named in ``inputs`` in
-    their order. ``purchase_rate``: how often the shop's customers buy and leave; ``spend``: what they pay.
+    their order. ``purchase_rate``: how often the shop's customers buy and leave; ``spend``: what they pay,
+    None until there are customers enough.
     """
 
     format: int = FORMAT
@@ -170,7 +172,7 @@ class Snapshot(_Part, frozen=True, kw_only=True):
     inputs: tuple[str, ...]
     horizons: Annotated[tuple[Horizon, ...], Meta(min_length=1)]
     purchase_rate: Rates
-    spend: dict[str, float]
+    spend: Spend | None
     usual: dict[str, Usual]
 
     @property

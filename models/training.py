@@ -47,6 +47,7 @@ from models.snapshot import (
     Usual,
     named,
 )
+from models.spend import OnlineSpend
 from streams.events import Micros, rfc3339
 from streams.examples import Example
 
@@ -72,7 +73,9 @@ PROMOTIONS: Final = 20
 """Promotions that are remembered."""
 
 INPUTS: Final = Inputs._fields
-_RECENCY, _AGE, _GAPS = (INPUTS.index(name) for name in ("recency", "age", "gaps"))
+_RECENCY, _AGE, _GAPS, _REPEATS, _ORDER_VALUE = map(
+    INPUTS.index, ("recency", "age", "gaps", "repeats", "order_value")
+)
 _SIGNALS: Final = (*(f"input:{name}" for name in INPUTS), "score", "error")
 
 
@@ -399,6 +402,7 @@ class Trainer:
         self.published: tuple[str, ...] = ()
         self.sequences: dict[int, int] = {}
         self.rates = OnlineRates()
+        self.spend = OnlineSpend()
         self._courses = {
             days: _Course(days, prior, learning.gate, {name: make(days) for name, make in makers.items()})
             for days in dict.fromkeys((horizon_days, *learning.horizons))
@@ -454,6 +458,7 @@ class Trainer:
                 recency, age, gaps = e.inputs[_RECENCY], e.inputs[_AGE], e.inputs[_GAPS]
                 t_x = max(age - recency, 0.0)
                 self.rates.learn_one(gaps, t_x, t_x + recency, e.horizon_days, e.churned, e.due / DAY)
+                self.spend.learn_one(e.inputs[_REPEATS] + 1.0, e.inputs[_ORDER_VALUE], e.due / DAY)
         self.effective = max(self.effective, *(e.due for e in run))
         self.unpublished += len(run)
         if course.room:
@@ -478,7 +483,7 @@ class Trainer:
                 inputs=INPUTS,
                 horizons=tuple(course.published(self.effective) for course in (leading, *others)),
                 purchase_rate=self.rates.rates,
-                spend={},
+                spend=self.spend.spend,
                 usual=leading.usual(),
             )
         )
@@ -503,6 +508,7 @@ class Trainer:
             "published": self.published,
             "sequences": self.sequences,
             "rates": self.rates.state(),
+            "spend": self.spend.state(),
             "courses": {repr(days): course.state() for days, course in self._courses.items()},
         }
 
@@ -523,6 +529,7 @@ class Trainer:
             return False
         self.effective, self.unpublished = state["effective"], state["unpublished"]
         self.rates.restore(state["rates"])
+        self.spend.restore(state["spend"])
         for days, course in self._courses.items():
             kept = state["courses"].get(repr(days))
             if kept is not None:
