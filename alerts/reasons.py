@@ -466,7 +466,7 @@ def _start(source: ScoreSource, weight: float, words: Words) -> Reason:
     the last purchase."""
     share = 1.0 / (1.0 + math.exp(-max(min(weight, 700.0), -700.0)))
     sentence = (
-        message("Starting point: {share}, the usual risk in this shop.")
+        message("Starting point: {share}, usual in this shop right after a purchase.")
         if source == "learned"
         else message("Starting point: {share}, the risk right after the last purchase.")
     )

@@ -66,7 +66,7 @@ def test_the_last_reason_is_the_start_with_what_weighs_too_little_for_a_sentence
         text="Starting point: 38%, the risk right after the last purchase.",
     )
     (learned,) = reasons(evidence(BUYER, day(40), base=-0.5, source="learned"))
-    assert learned.text == "Starting point: 38%, the usual risk in this shop."
+    assert learned.text == "Starting point: 38%, usual in this shop right after a purchase."
 
 
 def test_the_strongest_comes_first_whichever_way_it_points() -> None:
