@@ -39,6 +39,8 @@ class Silences(NamedTuple):
         """Which silence of each customer a day lies in (purchase days begin one); -1 before the first."""
         key = self.customer * NEVER + self.begin
         found = np.searchsorted(key, customer * NEVER + day, side="right") - 1
+        if not len(key):
+            return found
         mine = (found >= 0) & (self.customer[np.maximum(found, 0)] == customer)
         return np.where(mine, found, -1)
 
