@@ -19,13 +19,19 @@ from confluent_kafka import TopicPartition
 
 from agents.explain import Part, Read, Replay, Told, log_odds, replay
 from agents.settings import Settings
+from alerts.engine import Known
 from alerts.policy import Policy
 from alerts.reasons import BASE
 from features.shop import DAY
+from models.additive import Additive
+from models.learned import LearnedScore
+from models.purchase_rate import Rates
 from models.snapshot import Prior
+from models.spend import Spend
 from streams.codec import Decoded, Tick
 from streams.events import to_micros
-from streams.topics import INPUTS, PURCHASES
+from streams.examples import decode_example
+from streams.topics import EXAMPLES, INPUTS, PURCHASES
 from tests.agents.command_line import CommandLine
 from tests.application import START as DAY_ZERO
 from tests.application import Application, Log, Row
@@ -55,6 +61,7 @@ class Played(NamedTuple):
             changes.get("read", self.read[customer]),
             changes.get("parts", self.parts),
             changes.get("settings", self.settings),
+            changes.get("learned", ()),
         )
 
     def some(self, kind: str, transition: str) -> Told:
@@ -156,6 +163,65 @@ def test_the_reasons_of_every_alert_about_churn_add_up_to_its_probability() -> N
         assert total == pytest.approx(score.base + sum(score.contributions.values()), abs=1e-5)
         added.update(reason.feature for reason in alert.reasons)
     assert added.keys() >= {"recency_days", "browsing_30d", "open_complaints", BASE}
+
+
+@functools.cache
+def learned() -> tuple[Played, LearnedScore]:
+    """The same shop, decided by a model that has learned what became of it."""
+    log = mix.shop(7, only=PURCHASES, history_days=15, inputs=(PURCHASES,))
+    before = Application((PURCHASES,), limit=5).run(log.rows)
+    found = [decode_example(m.value) for turn in before.turns for m in turn.out if m.topic == EXAMPLES]
+    learner = Additive(Policy().horizon_days)
+    for _ in range(30):  # there are few, and they shall count
+        learner.learn_many(
+            [e.inputs for e in found], [e.churned for e in found], [e.due / DAY for e in found]
+        )
+    usual = {"gap_mean": math.log(9.0), "browsed_30": 4.0, "satisfaction": 0.75, "order_value": 900.0}
+    model = LearnedScore(
+        "additive", "20260401T000000-0123456789abcdef", learner.published(), Rates(), usual=usual,
+        spend=Spend(mean=900.0, strength=3.0, shape=4.0),
+    )  # fmt: skip
+    application = Application((PURCHASES,), limit=5)
+    application.engine.adopt([Known(DAY_ZERO + 45 * DAY, model)])
+    return _played(application.run(log.rows), log), model
+
+
+def test_what_a_learned_model_decided_is_decided_the_same_by_the_snapshot_of_its_version() -> None:
+    shop, model = learned()
+    features: Counter[str] = Counter()
+    scored: Counter[str | None] = Counter()
+    for told in shop.told:
+        alert = told.alert
+        scored[alert.score_source] += 1
+        found = shop.again(told, learned=[model])
+        assert found.verdict == "same", (found.different, found.causes)
+        assert not found.causes
+        if alert.score_source != "learned":
+            continue
+        assert found.score is not None
+        assert found.score.silence is None
+        assert found.score.total == pytest.approx(
+            found.score.base + math.fsum(found.score.contributions.values()), abs=1e-9
+        )
+        assert (alert.predicted_clv is None) == (alert.expected_next_order is None)
+        if alert.kind == "churn":
+            total = sum(reason.contribution or 0.0 for reason in alert.reasons)
+            assert 1 / (1 + math.exp(-total)) == pytest.approx(alert.churn_probability, abs=1.1e-6)
+            features.update(reason.feature for reason in alert.reasons)
+    assert scored.keys() >= {"statistical", "learned"}
+    assert features.keys() >= {"recency_days", "purchases_30d", "browsing_30d", BASE}
+
+
+def test_a_snapshot_that_is_no_more_is_named() -> None:
+    shop, model = learned()
+    told = [e for e in shop.told if e.alert.score_source == "learned" and e.alert.kind == "churn"][-1]
+    found = shop.again(told)
+    assert found.verdict == "explained"
+    (why,) = found.causes
+    assert why == (
+        f"it was decided by model {model.version}, which is not among the snapshots any more; replayed is the "
+        "score of the prior"
+    )
 
 
 def test_another_policy_is_named_and_explains_the_difference() -> None:
