@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -28,6 +28,8 @@ from numpy.typing import NDArray
 
 from features.matrix import Inputs
 from features.shop import DAY
+from models.additive import Additive
+from models.basis import RECENCY, RFM
 from models.calibration import Repair, losses, probability, reliability
 from models.churn import RhythmScore
 from models.drift import Watch
@@ -37,6 +39,7 @@ from models.purchase_rate import OnlineRates, Rates, log_odds_of_none
 from models.snapshot import (
     CHAMPION,
     STATISTICAL,
+    Calibration,
     Figures,
     Gate,
     Horizon,
@@ -48,6 +51,7 @@ from models.snapshot import (
     named,
 )
 from models.spend import OnlineSpend
+from models.tree import Tree
 from streams.events import Micros, rfc3339
 from streams.examples import Example
 
@@ -80,11 +84,16 @@ _SIGNALS: Final = (*(f"input:{name}" for name in INPUTS), "score", "error")
 
 
 class Learner(Protocol):
-    """A model that learns one label at a time."""
+    """A model that learns one label at a time. ``rates``: of the shop, by which it may read what it is given."""
 
-    def learn(self, x: Inputs, churned: Sequence[bool], rates: Rates) -> Sequence[float]:
-        """The log-odds of churn it states for each customer, before it learns their label and after it has
-        learned those before; the same however a row of labels is cut into calls. ``rates``: of the shop."""
+    rates: Rates
+
+    def learn_many(
+        self, inputs: Sequence[Sequence[float]], churned: Sequence[bool], due_days: Sequence[float]
+    ) -> Sequence[float]:
+        """The log-odds of churn it states for each example (inputs in the order of ``INPUTS``, float32), before it
+        learns its label and after it has learned those before; the same however examples are cut into calls.
+        ``due_days``: when the labels matured, in days since the epoch."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -96,12 +105,13 @@ class Learner(Protocol):
         ...
 
 
-class Publishing(Learner, Protocol):
-    """One that may be promoted, because workers can score from what it publishes."""
-
-    def published(self) -> dict[str, Any]:
-        """``Learned.data`` of a snapshot."""
-        ...
+def contenders(days: float) -> dict[str, Additive]:
+    """The models that learn and may be promoted, for a horizon in days: the champion and its challengers."""
+    return {
+        CHAMPION: Additive(days),
+        "recency": Additive(days, RECENCY, anchored=False),
+        "rfm": Additive(days, RFM, anchored=False),
+    }
 
 
 What = Literal["learned", "repeated", "other_horizon", "other_features"]
@@ -148,10 +158,13 @@ class _Block(NamedTuple):
 class _Course:
     """What is learned for one horizon."""
 
-    def __init__(self, days: float, prior: Prior, needed: int, learners: Mapping[str, Learner]) -> None:
+    def __init__(self, days: float, prior: Prior, needed: int, *, yardstick: bool) -> None:
         self.days = days
         self.rhythm = RhythmScore(prior, days)
-        self.learners = dict(learners)
+        self.promotable = contenders(days)
+        self.learners: dict[str, Learner] = {**self.promotable}
+        if yardstick:
+            self.learners[YARDSTICK] = Tree()
         self.models = (*STATISTICAL, *self.learners)
         self.needed = needed
         self.labels = 0
@@ -195,8 +208,11 @@ class _Course:
         self.rows.frombytes(rows.tobytes())
         self.own["rhythm"].extend(self.rhythm.score(x).logit.tolist())
         self.own["purchase_rate"].extend(purchase_rate(rates, x, self.days).tolist())
+        due = [e.due / DAY for e in examples]
+        given: Any = rows  # an array is a sequence of sequences, to all but a checker of types
         for name, learner in self.learners.items():
-            said = learner.learn(x, outcomes, rates)
+            learner.rates = rates
+            said = learner.learn_many(given, outcomes, due)
             self.own[name].extend(said)
             if name == CHAMPION:
                 scale, shift = self.repair.holds
@@ -288,12 +304,14 @@ class _Course:
 
     def published(self, effective: Micros) -> Horizon:
         """What a snapshot says of this horizon."""
-        names = {CHAMPION, self.promoted.model} & self.learners.keys() - {YARDSTICK}
-        models = {}
-        for name in sorted(names):
-            learner: Any = self.learners[name]
-            calibration = {"calibration": self.repair.published()} if name == CHAMPION else {}
-            models[name] = Learned(data=learner.published(), **calibration)
+        models = {
+            name: Learned(
+                calibration=self.repair.published() if name == CHAMPION else Calibration(),
+                data=model.published(),
+            )
+            for name, model in self.promotable.items()
+            if name in {CHAMPION, self.promoted.model}
+        }
         churned = np.concatenate([*(b.churned for b in self.blocks), _floats(self.outcomes)])
         stated = {model: self._stated(model) for model in self.models}
         since = self.blocks[0].since if self.blocks else self.since
@@ -384,7 +402,8 @@ class _Course:
 class Trainer:
     """What has been learned of one shop.
 
-    ``horizon_days`` leads; ``features`` is the version of the inputs: an example of another one is passed over.
+    ``horizon_days`` leads; ``features`` is the version of the inputs: an example of another one is passed over;
+    ``yardstick``: whether the tree is among the challengers.
     """
 
     def __init__(
@@ -393,7 +412,8 @@ class Trainer:
         horizon_days: float,
         prior: Prior,
         features: str,
-        makers: Mapping[str, Callable[[float], Learner]],
+        *,
+        yardstick: bool = True,
     ) -> None:
         self.learning = learning
         self.features = features
@@ -404,7 +424,7 @@ class Trainer:
         self.rates = OnlineRates()
         self.spend = OnlineSpend()
         self._courses = {
-            days: _Course(days, prior, learning.gate, {name: make(days) for name, make in makers.items()})
+            days: _Course(days, prior, learning.gate, yardstick=yardstick)
             for days in dict.fromkeys((horizon_days, *learning.horizons))
         }
         self._leading = self._courses[horizon_days]
@@ -413,6 +433,11 @@ class Trainer:
     def labels(self) -> int:
         """Labels learned so far under the leading horizon."""
         return self._leading.labels
+
+    def model(self, name: str) -> dict[str, Any]:
+        """What the champion or a challenger (``contenders``) has learned for the leading horizon so far, as it
+        would be published: ``Learned.data``."""
+        return self._leading.promotable[name].published()
 
     # ---- learning
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Final
 
+import numpy as np
 from river import proba, stats
 from river.tree import HoeffdingTreeClassifier
 from river.tree.nodes.branch import NumericBinaryBranch
@@ -25,6 +26,7 @@ READS: Final = (
     "open_complaints",
 )  # fmt: skip
 """The inputs it splits on."""
+_PLACES: Final = [Inputs._fields.index(name) for name in READS]
 DEEPEST: Final = 5
 GRACE: Final = 200
 """Labels a leaf sees between two attempts to split it."""
@@ -36,6 +38,8 @@ class Tree:
     """A river Hoeffding tree that takes labels one at a time."""
 
     def __init__(self) -> None:
+        self.rates = Rates()
+        """It has no use for them."""
         self._tree: Any = HoeffdingTreeClassifier(
             grace_period=GRACE,
             max_depth=DEEPEST,
@@ -44,11 +48,17 @@ class Tree:
             memory_estimate_period=1 << 62,
         )
 
-    def learn(self, x: Inputs, churned: Sequence[bool], rates: Rates) -> list[float]:  # noqa: ARG002
-        """The log-odds it gives for each customer before it learns the label."""
+    def learn_many(
+        self,
+        inputs: Sequence[Sequence[float]],
+        churned: Sequence[bool],
+        due_days: Sequence[float],  # noqa: ARG002
+    ) -> list[float]:
+        """The log-odds it gives for each example before it learns the label."""
         tree = self._tree
         found = []
-        for *values, label in zip(*(getattr(x, name).tolist() for name in READS), churned, strict=True):
+        read = np.asarray(inputs, dtype=np.float64)[:, _PLACES].tolist()
+        for values, label in zip(read, churned, strict=True):
             row = dict(zip(READS, values, strict=True))
             p = min(max(tree.predict_proba_one(row).get(True, 0.5), SMALLEST), 1.0 - SMALLEST)
             tree.learn_one(row, label)
