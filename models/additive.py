@@ -50,6 +50,17 @@ BLOCK: Final = 128
 """The usual order value is taken up after so many examples, so that it does not matter how they were cut."""
 
 
+class _AdaGrad(optim.AdaGrad):  # type: ignore[misc]
+    """river's AdaGrad at a constant rate, asked for once in a step instead of once for each weight."""
+
+    def _step_with_dict(self, w: Any, g: Any) -> Any:
+        rate, eps, squares = self.learning_rate, self.eps, self.g2
+        for key, slope in g.items():
+            squares[key] = square = squares[key] + slope * slope
+            w[key] -= rate / (square + eps) ** 0.5 * slope
+        return w
+
+
 class Curve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one input adds: linear between ``knots`` (ascending, in the unit of the input as
     ``models.basis`` derives it), constant beyond them; ``effects`` in log-odds of churn at each knot.
@@ -125,13 +136,13 @@ class Additive:
         self._tau = tau
         self._basis = Basis(self.names)
         self._glm: Any = linear_model.LogisticRegression(
-            optimizer=optim.AdaGrad(rate), intercept_lr=TIDE, initializer=optim.initializers.Zeros()
+            optimizer=_AdaGrad(rate), intercept_lr=TIDE, initializer=optim.initializers.Zeros()
         )
         self.pipeline = compose.Pipeline(self._basis, self._glm)
         """river's own, over derived inputs by name."""
         self._weigh({feature(name, k): e for name in names for k, e in enumerate(start(name)) if e})
-        # The purchase rate first: the anchor reads it, whether or not it is an input.
-        self._read = ("purchase_rate", *(name for name in self.names if name != "purchase_rate"))
+        # The anchor reads the purchase rate, whether or not it is an input.
+        self._read = tuple(dict.fromkeys((*self.names, "purchase_rate")))
         self.examples = 0
         self._tide = self._anchor = 0.0
         self._drift = self._swing = 0.0
@@ -145,8 +156,10 @@ class Additive:
 
     def predict_proba_one(self, inputs: Sequence[float]) -> dict[bool, float]:
         """P(churn) of one example's inputs (in the order of ``Inputs``)."""
-        values = self._derived(np.array([inputs], dtype=np.float64))[0]
-        found: dict[bool, float] = self.pipeline.predict_proba_one(dict(zip(self._read, values, strict=True)))
+        x = _inputs(np.array([inputs], dtype=np.float64))
+        values = derive(x, self._shop(), self.names, then=False).now
+        one = {name: float(value[0]) for name, value in values.items()}
+        found: dict[bool, float] = self.pipeline.predict_proba_one(one)
         return found
 
     def learn_one(self, inputs: Sequence[float], churned: bool, due_days: float) -> None:
@@ -180,11 +193,12 @@ class Additive:
             self._value_scale = float(_log_values(rows)[0])
         self._take_usual(rows[-self.examples % SAMPLED :: SAMPLED])
         glm = self._glm
-        transform = self._basis.transform_one
-        names = self._read
+        derived = derive(_inputs(rows), self._shop(), self._read, then=False).now
+        scores = derived["purchase_rate"].tolist()
         stated = []
-        for values, outcome, due in zip(self._derived(rows), churned, due_days, strict=True):
-            hats = transform(dict(zip(names, values, strict=True)))
+        for hats, said, outcome, due in zip(
+            self._basis.transform_all(derived), scores, churned, due_days, strict=True
+        ):
             curves = vars(glm)["_weights"].dot(hats)
             stated.append(curves + glm.intercept)
             # While river learns the intercept is the tide; between examples it is the level that is stated.
@@ -194,7 +208,6 @@ class Additive:
             self.examples += 1
             self._until = max(self._until, due)
             if self._anchored:
-                said = values[0]
                 self._anchor -= TIDE * (_sigmoid(curves + self._anchor) - _sigmoid(said))
                 distance = self._tide - self._anchor
                 away = distance - self._drift
@@ -216,23 +229,15 @@ class Additive:
     def _shop(self) -> Shop:
         return Shop(self.rates, self.horizon_days, self._value_scale)
 
-    def _derived(self, rows: Floats) -> list[tuple[float, ...]]:
-        """Of each row its derived inputs, in the order of ``_read``."""
-        now = derive(_inputs(rows), self._shop(), self._read, then=False).now
-        return list(zip(*(now[name].tolist() for name in self._read), strict=True))
-
     def _take_usual(self, rows: Floats) -> None:
         """What is usual, after rows that were sampled."""
         if not len(rows):
             return
         values = derive(_inputs(rows), self._shop(), self.names)
-        usual = {**values.now, **values.then}
-        columns = [usual[name].tolist() for name in self.names]
         mean = self._usual
-        for row in zip(*columns, strict=True):
+        for hats in self._basis.transform_all({**values.now, **values.then}):
             self._sampled += 1
             share = 1.0 / min(self._sampled, FADE / SAMPLED)
-            hats = self._basis.transform_one(dict(zip(self.names, row, strict=True)))
             for key in mean.keys() - hats.keys():
                 mean[key] *= 1.0 - share
             for key, hat in hats.items():
@@ -272,8 +277,7 @@ class Additive:
             examples=self.examples,
             curves=curves,
         )
-        found: dict[str, Any] = msgspec.to_builtins(data, str_keys=True)
-        return found
+        return _plain(data)
 
     def state(self) -> dict[str, Any]:
         """All it takes to go on elsewhere: numbers, lists and dictionaries, as JSON has them."""
@@ -295,8 +299,7 @@ class Additive:
             sampled=self._sampled,
             usual=dict(self._usual),
         )
-        found: dict[str, Any] = msgspec.to_builtins(kept)
-        return found
+        return _plain(kept)
 
     def restore(self, state: object) -> None:
         """Go on from what ``state`` gave, as if nothing had been between. Raises ValueError for anything else, and
@@ -325,6 +328,12 @@ class Additive:
     def _weigh(self, weights: dict[str, float]) -> None:
         # river gives its weights out only as copies.
         vars(self._glm)["_weights"] = VectorDict(dict(weights), self._glm.initializer)
+
+
+def _plain(struct: msgspec.Struct) -> dict[str, Any]:
+    """As JSON has it: the same before and after it was written."""
+    found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(struct))
+    return found
 
 
 def _inputs(rows: Floats) -> Inputs:

@@ -14,8 +14,8 @@ shop sends none of it nothing is learned, and nothing is added.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -324,37 +324,59 @@ class Basis(base.Transformer):  # type: ignore[misc]
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
-        self._inputs = [
-            (
-                name,
-                DERIVED[name].sparse,
-                DERIVED[name].knots,
-                # A sparse input has no hat over its neutral knot.
-                [
-                    None if DERIVED[name].sparse and knot == 0.0 else feature(name, k)
-                    for k, knot in enumerate(DERIVED[name].knots)
-                ],
+        self._inputs = {
+            name: (
+                np.array(DERIVED[name].knots),
+                np.array([feature(name, k) for k in range(len(DERIVED[name].knots))], dtype=object),
             )
             for name in names
-        ]
+        }
+        # A sparse input has no hat over its neutral knot.
+        self._neutral = frozenset(
+            feature(name, DERIVED[name].knots.index(0.0)) for name in names if DERIVED[name].sparse
+        )
 
     def transform_one(self, x: Mapping[str, float]) -> dict[str, float]:
-        """The hats over the knots beside each value. ``x`` has every input of ``names``."""
-        found: dict[str, float] = {}
-        for name, sparse, knots, features in self._inputs:
+        """The hats over the knots beside each value, from left to right. ``x`` has every input of ``names``."""
+        return next(self.transform_all({name: np.array([x[name]]) for name in self.names}))
+
+    def transform_all(self, x: Mapping[str, Floats]) -> Iterator[dict[str, float]]:
+        """The same of each of many: arrays (n,) by name."""
+        keys: list[list[str]] = []
+        hats: list[list[float]] = []
+        seldom: list[tuple[int, str, float]] = []
+        for name, (knots, features) in self._inputs.items():
             value = x[name]
-            if sparse and value == 0.0:
-                continue
-            k = bisect_right(knots, value)
-            if k == 0:
-                left, share = 0, 0.0
-            elif k == len(knots):
-                left, share = k - 1, 0.0
+            sparse = DERIVED[name].sparse
+            if sparse:
+                rows = np.flatnonzero(value)
+                if not len(rows):
+                    continue
+                value = value[rows]
+            right = np.clip(np.searchsorted(knots, value, side="right"), 1, len(knots) - 1)
+            left = right - 1
+            share = np.clip((value - knots[left]) / (knots[right] - knots[left]), 0.0, 1.0)
+            columns = (
+                (features[left].tolist(), (1.0 - share).tolist()),
+                (features[right].tolist(), share.tolist()),
+            )
+            if sparse:
+                for key, hat in columns:
+                    seldom += zip(rows.tolist(), key, hat, strict=True)
             else:
-                left = k - 1
-                share = (value - knots[left]) / (knots[k] - knots[left])
-            if (key := features[left]) is not None:
-                found[key] = 1.0 - share
-            if share and (key := features[left + 1]) is not None:
-                found[key] = share
-        return found
+                for key, hat in columns:
+                    keys.append(key)
+                    hats.append(hat)
+        beside: dict[int, list[tuple[str, float]]] = {}
+        for row, key, hat in seldom:
+            if hat and key not in self._neutral:
+                beside.setdefault(row, []).append((key, hat))
+        # A row of each column; where all inputs are sparse there are no columns, but rows all the same.
+        count = len(next(iter(x.values())))
+        features_of = zip(*keys, strict=True) if keys else repeat((), count)
+        hats_of = zip(*hats, strict=True) if hats else repeat((), count)
+        for row, (names, shares) in enumerate(zip(features_of, hats_of, strict=True)):
+            found = {key: hat for key, hat in zip(names, shares, strict=True) if hat}
+            if row in beside:
+                found.update(beside[row])
+            yield found
