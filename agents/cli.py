@@ -27,6 +27,7 @@ from agents.commands import (
     simulate,
     status,
     topics,
+    trainer,
     worker,
 )
 from agents.commands.ending import ended
@@ -113,6 +114,7 @@ def churnwatch(
 
 
 app.command(epilog=worker.EPILOG)(worker.worker)
+app.command(epilog=trainer.EPILOG)(trainer.trainer)
 app.command(epilog=send.EPILOG)(send.send)
 app.command(epilog=alerts.EPILOG)(alerts.alerts)
 app.command(epilog=explain.EPILOG)(explain.explain)

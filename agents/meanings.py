@@ -170,5 +170,6 @@ MEANINGS: Final[dict[str, str]] = {
         "Positions up to which invalid records are let through to `dead-letters` although there are so "
         "many that the worker stopped."
     ),
+    "worker.trainer": "Run the trainer in the worker's process too: for a demo, or a shop with one worker.",
 }
 """What each key means, by its dotted name."""

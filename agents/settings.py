@@ -235,6 +235,7 @@ class Worker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["plain", "json"] = "plain"
     accept_invalid_until: tuple[Position, ...] = ()
+    trainer: bool = False
 
 
 class Origin(NamedTuple):

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -29,15 +29,13 @@ from agents.worker import Proposal, Worker
 from alerts.engine import FEATURES_VERSION, Missing, Turn
 from alerts.partition import Partition
 from models.snapshot import Snapshot, encode
-from models.training import Learner, Publication, Trainer, UnknownState, needed_blocks
+from models.training import Publication, Trainer, UnknownState, needed_blocks
 from streams import topics
 from streams.codec import Item, Record, Refused, Tick, dead_letter
 from streams.examples import Example, UnknownExample, decode_example
 from streams.message import Message
 
 log = logging.getLogger(__name__)
-
-Maker = Callable[[float], Learner]
 
 # Examples learned in one commit: some ten milliseconds, for whoever shares the event loop.
 BATCH = 250
@@ -66,9 +64,8 @@ class Lessons:
     ``Missing`` asks for.
     """
 
-    def __init__(self, settings: Settings, makers: Mapping[str, Maker]) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._makers = makers
         self._trainer: Trainer | None = None
         self._last: Held | None = None
         self.newest: Snapshot | None = None
@@ -156,9 +153,7 @@ class Lessons:
         if trainer is not None and last is partition:
             return trainer
         settings = self._settings
-        trainer = Trainer(
-            settings.learning, settings.policy.horizon_days, settings.prior, FEATURES_VERSION, self._makers
-        )
+        trainer = Trainer(settings.learning, settings.policy.horizon_days, settings.prior, FEATURES_VERSION)
         if not partition.head:
             return trainer
         state = _state(partition.head)
@@ -235,10 +230,9 @@ class TrainerWorker(Worker):
         settings: Settings,
         *,
         metrics: Metrics | None = None,
-        makers: Mapping[str, Maker],
         serve_http: bool = True,
     ) -> None:
-        core = Lessons(settings, makers)
+        core = Lessons(settings)
         super().__init__(
             _of_the_trainer(settings), metrics=metrics, core=core, codec=ExampleCodec(), serve_http=serve_http
         )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ssl
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 import typer
@@ -11,6 +14,10 @@ import typer
 from agents import logs
 from agents.commands.shell import Code, Failure, examples, shell
 from agents.failure import Unrecoverable
+from agents.settings import Settings
+
+if TYPE_CHECKING:
+    from agents.worker import Worker
 
 EPILOG = examples(
     "churnwatch worker                                          with the settings of the file and the environment",
@@ -63,21 +70,33 @@ def worker(
     settings = call.settings
     call.codec()
     logs.configure(settings.worker.log_level, settings.worker.log_format, debug=call.debug)
-    try:
+    with starting("worker"):
         # Faust takes a second to import, and every other command does without it.
-        from agents.worker import run  # noqa: PLC0415
+        from agents.worker import Worker, run  # noqa: PLC0415
 
-        code = run(settings)
+        members: tuple[Callable[[Settings], Worker], ...] = (Worker,)
+        if settings.worker.trainer:
+            from agents.trainer import TrainerWorker  # noqa: PLC0415
+
+            members = Worker, partial(TrainerWorker, serve_http=False)
+        code = run(settings, members)
+    if code:
+        raise typer.Exit(code)
+
+
+@contextmanager
+def starting(what: str) -> Iterator[None]:
+    """Says in words what keeps a process of that name from starting."""
+    try:
+        yield
     except Unrecoverable as e:
-        raise Failure(e.code, "The worker cannot start.", str(e)) from e
+        raise Failure(e.code, f"The {what} cannot start.", str(e)) from e
     except ssl.SSLError as e:
         raise Failure(
             Code.USAGE,
-            "The worker cannot start.",
+            f"The {what} cannot start.",
             f"A certificate or key of kafka.ca, kafka.cert or kafka.key cannot be used: {e.reason or e}.",
             "Each is a file in PEM; kafka.key fits kafka.cert, and kafka.key_password opens it.",
         ) from e
     except msgspec.ValidationError as e:
-        raise Failure(Code.USAGE, "The worker cannot start.", str(e)) from e
-    if code:
-        raise typer.Exit(code)
+        raise Failure(Code.USAGE, f"The {what} cannot start.", str(e)) from e
