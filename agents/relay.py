@@ -17,6 +17,8 @@ from streams.message import Message, pack
 
 log = logging.getLogger(__name__)
 
+# Keyed by a customer, who lies in the partition of that number wherever there are as many partitions.
+OF_CUSTOMERS = frozenset({topics.ALERTS, topics.CUSTOMER_SCORES, topics.DECISIONS, topics.TASKS})
 # Messages read at a time: enough that one round trip to the brokers carries many.
 COUNT = 2_000
 
@@ -45,9 +47,10 @@ class Brokers(Protocol):
 class Relay:
     """Empties the outboxes of partition numbers.
 
-    ``live``: decisions happen on the wall clock, so that their age on arrival means something. Always from
-    the head, and a message is removed only when it was acknowledged. What goes to one partition of a topic
-    goes one request after the other, so that what is sent again after a failure never overtakes.
+    ``partitions``: how many the input topics have. ``live``: decisions happen on the wall clock, so that their age
+    on arrival means something. Always from the head, and a message is removed only when it was acknowledged. What
+    goes to one partition of a topic goes one request after the other, so that what is sent again after a failure
+    never overtakes.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Relay:
         too_large: Callable[[BaseException], bool],
         metrics: Metrics,
         *,
+        partitions: Callable[[], int],
         live: bool,
     ) -> None:
         self.store = store
@@ -65,6 +69,7 @@ class Relay:
         self._kafka_name = kafka_name
         self._too_large = too_large
         self._metrics = metrics
+        self._partitions = partitions
         self._live = live
 
     async def carry(self, leases: Sequence[Lease]) -> int:
@@ -97,8 +102,12 @@ class Relay:
         lanes: dict[tuple[str, int], list[Waiting]] = {}
         for item in waiting:
             topic, key = item.message.topic, item.message.key
-            # Without a key: the dead letters of records that had none.
-            number = 0 if key is None else partition_of(key, counts[topic])
+            if key is None:
+                number = 0  # the dead letters of records that had none
+            elif topic in OF_CUSTOMERS and counts[topic] == self._partitions():
+                number = item.lease.partition
+            else:
+                number = partition_of(key, counts[topic])
             lanes.setdefault((topic, number), []).append(item)
         left: list[Waiting] = []
         failures = await asyncio.gather(

@@ -102,7 +102,7 @@ class RedisSettings(Protocol):
 class _FastPacking:
     """Packs commands in C. redis-py's asyncio connections do it in Python, about 2 µs for each event."""
 
-    async def exchange(self: Any, commands: Sequence[Sequence[Any]]) -> list[Any]:
+    async def exchange(self: Any, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """The answers to commands that travel together in their order; what Redis
         refuses is an answer too.
 
@@ -111,7 +111,7 @@ class _FastPacking:
         """
         try:
             async with asyncio.timeout(self.socket_timeout):
-                self._writer.write(b"".join([hiredis.pack_command(tuple(command)) for command in commands]))
+                self._writer.writelines([hiredis.pack_command(command) for command in commands])
                 await self._writer.drain()
                 return [await self._parser.read_response() for _ in commands]
         except TimeoutError:
@@ -369,7 +369,7 @@ class Store:
             return [({}, {}) for _ in wanted]
 
         async def once() -> list[tuple[States, States] | None]:
-            commands: list[Sequence[Any]] = []
+            commands: list[tuple[Any, ...]] = []
             live = [not one.lease.lost for one in wanted]
             for one in itertools.compress(wanted, live):
                 _, hot_key, cold_key, _, _ = self.keys(one.lease.partition)
@@ -596,7 +596,7 @@ class Store:
 
     # ---- round trips
 
-    async def _ask(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+    async def _ask(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """The answers to commands that travel together, in their order; what Redis refuses is an answer too."""
         if not commands:
             return []

@@ -52,8 +52,10 @@ DUE_LIMIT = 2000
 CLOCK_STEP = 60 * clock.SECOND
 # From when on a deadline that fires under the wall clock counts as late (microseconds).
 LATE = 60 * clock.SECOND
-# The relay is woken by each commit that leaves something, and looks by itself this often.
+# The relay is woken by a commit that leaves something, and looks by itself this often.
 RELAY_INTERVAL = 1.0
+# Between two rounds of the relay, so that at low rates it does not go for each message (seconds).
+RELAY_PACE = 0.025
 # What was dropped is claimed again after this pause, drawn from half to whole, in seconds.
 RECLAIM_PAUSE = 1.0
 # Of Faust's time-out for the whole of a seek after an assignment, the part that our claim may take. Were it
@@ -217,6 +219,7 @@ class Worker:
             kafka.topic,
             transport.is_too_large,
             self.metrics,
+            partitions=lambda: self.ownership.count,
             live=settings.clock.mode == "wall",
         )
         self.health = Health(
@@ -805,9 +808,12 @@ class Worker:
     # ---- what leaves
 
     async def _keep_relaying(self) -> None:
-        looked = 0.0
+        looked = began = 0.0
         while not self._stopping:
             await _set_within(self._outgoing, RELAY_INTERVAL)
+            await asyncio.sleep(began + RELAY_PACE - time.monotonic())
+            began = time.monotonic()
+            self._outgoing.clear()
             numbers = self.ownership.numbers()
             if time.monotonic() < looked + RELAY_INTERVAL:
                 # At a low rate nearly every commit leaves something: a look at all outboxes each time costs more

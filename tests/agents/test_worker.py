@@ -18,6 +18,7 @@ from agents import relay, worker
 from agents.files import Reading, Refusal, read
 from agents.send import Route, Sender, feed
 from agents.store import Store
+from agents.transport import partition_of
 from agents.worker import Worker
 from streams.codec import Codec
 from streams.message import Message
@@ -58,6 +59,26 @@ def test_every_event_is_applied_once_in_order_and_what_is_decided_leaves_once(
     assert (
         len(alerts) == len(set(alerts)) == sum(n // 3 for c in shell.right().values() for n, _ in c.values())
     )
+
+
+@pytest.mark.parametrize("partitions", [4, 3])
+def test_what_leaves_lies_where_kafkas_own_partitioner_puts_its_customer(
+    shell: Shell, topics: Topics, partitions: int
+) -> None:
+    """Also where the topic of alerts has another number of partitions than the input."""
+    topics("purchases", partitions=4)
+    topics("alerts", partitions=partitions)
+    sent = shell.send("purchases", [f"c{i % 30}" for i in range(90)])
+
+    async def body() -> None:
+        async with shell.worker():
+            await eventually(lambda: shell.counted(4) == sent)
+            await eventually(lambda: shell.waiting(4) == 0)
+
+    run(body())
+    left = read_all(shell.brokers, [shell.prefix + "alerts"])
+    assert len(left) == 30
+    assert all(record.partition() == partition_of(record.key(), partitions) for record in left)
 
 
 def test_a_topic_that_is_added_later_is_read_from_its_beginning(shell: Shell, topics: Topics) -> None:
