@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 from agents.language import spoken
 from agents.settings import Settings
-from alerts.engine import ClockMode, Engine
+from alerts.engine import ClockMode, Engine, Usable
+from models.deciding import deciding
+from models.learned import UnknownModel
+from models.snapshot import Known
+
+log = logging.getLogger(__name__)
 
 
 def engine_of(settings: Settings, clock: ClockMode | None = None) -> Engine:
@@ -21,6 +28,21 @@ def engine_of(settings: Settings, clock: ClockMode | None = None) -> Engine:
         settings.learning,
         spoken(settings.shop),
     )
+
+
+def usable(settings: Settings, known: Known) -> list[Usable]:
+    """The models that may decide by the snapshots that are known: all of them, each from its own instant on, so that
+    a replay decides by the same; or the one that is pinned. One that this release cannot score is passed over."""
+    unit = 10.0**settings.shop.minor_units
+    found = []
+    for snapshot in (known.pinned,) if known.pinned else known.snapshots:
+        try:
+            model = deciding(snapshot, settings.prior, unit)
+        except UnknownModel as error:
+            log.warning("The model snapshot %s is passed over: %s", snapshot.version, error)
+            continue
+        found.append(Usable(0 if known.pinned else snapshot.effective, model))
+    return found
 
 
 def accepted(settings: Settings) -> dict[tuple[str, int], int]:

@@ -28,15 +28,16 @@ import mode.loop
 from prometheus_client import CollectorRegistry
 
 from agents import clock, reach, transport
-from agents.core import engine_of
+from agents.core import engine_of, usable
 from agents.failure import Code, LayoutRefused, StoreBroken, Unrecoverable
 from agents.health import Health
 from agents.metrics import Metrics
+from agents.models import Following
 from agents.ownership import Offsets, Owned, Ownership, check_counts
 from agents.relay import Relay
 from agents.settings import Settings, redacted
 from agents.store import Lost, Outcome, States, Step, Store, StoreAway, Wanted, Write, connect
-from alerts.engine import Missing, Turn
+from alerts.engine import FEATURES_VERSION, Missing, Turn
 from alerts.partition import Partition, Poisoned
 from streams import topics
 from streams.codec import Codec, Item, Record, Tick
@@ -199,7 +200,20 @@ class Worker:
         self.metrics = metrics or Metrics(CollectorRegistry())
         kafka = settings.kafka
         self.logical = {kafka.topic(name): name for name in kafka.inputs}
-        self.core: Core = engine_of(settings) if core is None else core
+        self._following: Following | None = None
+        if core is None:
+            engine = engine_of(settings)
+            self.core: Core = engine
+            if settings.learning.enabled:
+                self._following = Following(
+                    kafka,
+                    settings.policy.horizon_days,
+                    FEATURES_VERSION,
+                    lambda known: engine.adopt(usable(settings, known)),
+                    self.metrics,
+                )
+        else:
+            self.core = core
         self.codec: Decoder = codec or Codec(
             settings.shop.currency,
             settings.shop.minor_units,
@@ -252,6 +266,8 @@ class Worker:
         found = await transport.topic_partitions(self.settings.kafka, patience)
         check_counts({topic: found.get(topic, 0) for topic in self.logical})
         await self._check_redis(patience)
+        if self._following is not None:
+            await self._following.start()
         if not transport.running_loop_is_fast():
             log.info("The event loop is not uvloop's: an eighth slower")
         for run in (self._keep_relaying, self._keep_sweeping, self._keep_claiming):
@@ -298,6 +314,8 @@ class Worker:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._following is not None:
+            await self._following.stop()
         if self.app.started:
             await self.app.stop()
         await self.health.stop()

@@ -90,7 +90,7 @@ class _Ask(NamedTuple):
     inputs: bool = False
 
 
-class Known(NamedTuple):
+class Usable(NamedTuple):
     """A model, and the instant from which a partition may use it (microseconds; 0: always)."""
 
     effective: int
@@ -231,7 +231,7 @@ class Engine:
         self._horizons = tuple(sorted({horizon, *(round(days * DAY) for days in learning.horizons)}))
         self._step = ledger.step(horizon, self._horizons[-1], max(round(learning.snapshot_days * DAY), 1))
         self._lapsed = round(policy.lapsed_days * DAY)
-        self._first = Known(0, RhythmScore(prior, policy.horizon_days))
+        self._first = Usable(0, RhythmScore(prior, policy.horizon_days))
         self._models: list[_Use] = []
         self.adopt(())
 
@@ -251,22 +251,22 @@ class Engine:
         """Of what decides, as alerts carry them."""
         return self._using.versions
 
-    def adopt(self, known: Sequence[Known]) -> None:
+    def adopt(self, usable: Sequence[Usable]) -> None:
         """From now on these models may decide, beside the statistical one that needs nothing: in a partition the
         one with the newest effective instant that its clock has reached (wall clock: the newest). A model that
         is known already stays as it is."""
-        have = {use.model.version: use for use in self._models}
+        have = {(use.effective, use.model.version): use for use in self._models}
         self._models = [
-            have.get(each.model.version) or self._used(each)
-            for each in sorted([self._first, *known], key=lambda each: each.effective)
+            have.get((each.effective, each.model.version)) or self._used(each)
+            for each in sorted([self._first, *usable], key=lambda each: each.effective)
         ]
         self._using = self._models[-1]
 
-    def _used(self, known: Known) -> _Use:
-        model = known.model
+    def _used(self, usable: Usable) -> _Use:
+        model = usable.model
         digest = fingerprint(self.policy, model.name)
         return _Use(
-            known.effective,
+            usable.effective,
             model,
             Ahead(self.policy, self._grid, model),
             Versions(policy=version(self.policy), model=model.version, features=FEATURES_VERSION),

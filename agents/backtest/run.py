@@ -25,7 +25,7 @@ from agents.backtest.silences import Heights, Judge, Silences, silences
 from agents.core import engine_of
 from agents.files import Entry
 from agents.settings import Settings
-from alerts.engine import Known
+from alerts.engine import Usable
 from alerts.looks import Grid
 from features.matrix import Floats, Inputs
 from features.shop import DAY
@@ -37,7 +37,7 @@ from streams.message import Message
 Ints = NDArray[np.int64]
 
 CHAMPION: Final = "champion"
-RISES: Final = (0.0, 0.2, 0.4)
+RISES: Final = (0.0, 0.2, 0.4, 0.6)
 """Rises in log-odds since the last purchase that are tried beside the policy's."""
 LEAST_CUSTOMERS: Final = 100
 """Customers who must have bought by the first cut-off."""
@@ -63,7 +63,7 @@ class Learner(Protocol):
         """One message of ``examples``."""
         ...
 
-    def models(self) -> list[Known] | None:
+    def models(self) -> list[Usable] | None:
         """What may decide from now on; None when nothing has changed."""
         ...
 
@@ -282,7 +282,7 @@ class _Pass:
         if not len(places):
             return
         scores = self._engine.model.score(self._board.inputs(places, end))
-        rise = np.round(scores.logit - scores.base, 6)
+        rise = scores.rise
         for least, heights in self._heights.items():
             risen = rise >= least
             heights.see(places[risen], self._board.bought[places[risen]], day, scores.churn[risen])

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from alerts.engine import Turn
+from alerts.engine import Turn, Usable
 from alerts.partition import Partition, Poisoned, unpack
 from streams.codec import Decoded, Item, Record, Tick
 from streams.message import Message
@@ -54,6 +54,9 @@ class Counting:
         self.fired: list[tuple[int, bytes]] = []
         # What a test does in the middle of the path: after the load, before the commit.
         self.between: Callable[[str, Sequence[Item]], None] = lambda topic, items: None
+
+    def adopt(self, usable: Sequence[Usable]) -> None:
+        """It scores nobody."""
 
     def silent_feeds(self, partition: Partition, at: int) -> list[str]:
         return []

@@ -19,7 +19,7 @@ from confluent_kafka import TopicPartition
 
 from agents.explain import Part, Read, Replay, Told, log_odds, replay
 from agents.settings import Settings
-from alerts.engine import Known
+from alerts.engine import Usable
 from alerts.policy import Policy
 from alerts.reasons import BASE
 from features.shop import DAY
@@ -182,7 +182,7 @@ def learned() -> tuple[Played, LearnedScore]:
         spend=Spend(mean=900.0, strength=3.0, shape=4.0),
     )  # fmt: skip
     application = Application((PURCHASES,), limit=5)
-    application.engine.adopt([Known(DAY_ZERO + 45 * DAY, model)])
+    application.engine.adopt([Usable(DAY_ZERO + 45 * DAY, model)])
     return _played(application.run(log.rows), log), model
 
 
@@ -219,8 +219,8 @@ def test_a_snapshot_that_is_no_more_is_named() -> None:
     assert found.verdict == "explained"
     (why,) = found.causes
     assert why == (
-        f"it was decided by model {model.version}, which is not among the snapshots any more; replayed is the "
-        "score of the prior"
+        f"it was decided by model {model.version}, which is neither a snapshot on models nor that of the settings, "
+        "prior-0 (prior.version): replayed is the latter"
     )
 
 
