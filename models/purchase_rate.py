@@ -30,16 +30,17 @@ Who is alive has a rate distributed as gamma(R, A + s) and, until the next purch
     P(no purchase in the next H days)  =  (left + wait(H)) / (left + 1)
     wait(H)                            =  ((A + s) / (A + s + H))^R
 
-**Expected purchases** in the next t days. With z = t / (A + s + t), q = b + x + 1 the beta parameter of who is
-alive, and F Gauss' hypergeometric function (equation 10 of Fader, Hardie and Lee, for this posterior),
+**Expected purchases** in the next t days. Who is alive has, too, a probability of leaving distributed as
+beta(a, b + x + 1), and with the rate lambda and the probability p they make (1 - e^(-lambda p t)) / p purchases on
+the average. Over lambda that is closed; over p it is an integral of one dimension (the one behind the hypergeometric
+function of equation 10 of Fader, Hardie and Lee), for
 
-    E = alive * (a + q - 1) / (a - 1) * (1 - (1 - z)^R F(R, q; a + q - 1; z))
+    E = alive * integral of (1 - (1 + p t / (A + s))^-R) / p * beta(p; a, b + x + 1) dp
 
-After Euler's transformation, (1 - z)^(a-1) F(a + q - 1 - R, a - 1; a + q - 1; z), the series converges fast;
-with its first term taken apart the pole at a = 1 is gone:
-
-    E = alive * (a + q - 1) * (-expm1(l) / (a - 1) - e^l sum),          l = (a - 1) log(1 - z)
-    sum = sum over n >= 1 of (a + q - 1 - R)_n (a)_(n-1) / ((a + q - 1)_n n!) z^n
+It is taken by Gauss' quadrature in the log-odds of p, where the integrand is one smooth hill, and below it, where
+p hardly matters, by the first two terms of its series. It takes the same steps for everybody, and is right to 1e-5 of
+itself, in most cases to 1e-9; the series of the hypergeometric function would need ten thousand terms for a
+year of somebody who buys every day.
 """
 
 from __future__ import annotations
@@ -58,8 +59,6 @@ _Positive = Annotated[float, Meta(gt=0)]
 
 _LARGEST = 700.0
 """Beyond e^700 there is no float."""
-_TERMS = 20_000
-"""Terms of the series at most; a hundred are usual, the most are needed where t is thousands of A + s."""
 
 
 class Rates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -114,44 +113,58 @@ def probability_of_none(rates: Rates, x: Floats, t_x: Floats, T: Floats, days: f
 
 def expected_purchases(rates: Rates, x: Floats, t_x: Floats, T: Floats, days: float) -> Floats:  # noqa: N803
     """The expected number of purchase days in the next ``days`` (0 or more)."""
-    x, t_x, T = np.broadcast_arrays(x, t_x, T)  # noqa: N806
     shape, scale = _posterior(rates, x, t_x)
-    now = scale + (T - t_x)
-    z = days / (now + days)
-    total = rates.a + rates.b + x  # a + q - 1
-    power = (rates.a - 1.0) * np.log1p(-z)
-    # (1 - e^power) / (a - 1), which is -log(1 - z) where a is 1.
-    first = -np.log1p(-z) if rates.a == 1.0 else -np.expm1(power) / (rates.a - 1.0)
-    once = first - np.exp(power) * _series(total - shape, rates.a, total, z)
-    number: Floats = np.maximum(alive(rates, x, t_x, T) * total * once, 0.0)
-    return number
+    per_leaving = days / (scale + (T - t_x))
+    return alive(rates, x, t_x, T) * _purchases_alive(rates.a, rates.b + x + 1.0, shape, per_leaving)
 
 
-def _series(upper: Floats, a: float, lower: Floats, z: Floats) -> Floats:
-    """Sum over n >= 1 of (upper)_n (a)_(n-1) / ((lower)_n n!) z^n, each place until its terms change nothing:
-    how many are added up for one customer does not depend on the others."""
-    shape = z.shape
-    upper, lower, z = upper.ravel(), lower.ravel(), z.ravel()
-    done = np.zeros(z.shape)
-    open_ = np.arange(len(z))
-    term = upper / lower * z
-    total = term.copy()
-    for n in range(1, _TERMS):
-        term = term * ((upper + n) * (a + n - 1.0)) / ((lower + n) * (n + 1.0)) * z
-        total = total + term
-        if n % 8 == 0:
-            # What is left of the series is at most this, its terms' ratio being z or less by now.
-            ended = np.abs(term) <= 1e-12 * np.abs(total) * (1.0 - z)
-            ended |= term == 0.0
-            if ended.any():
-                done[open_[ended]] = total[ended]
-                kept = ~ended
-                open_, term, total = open_[kept], term[kept], total[kept]
-                upper, lower, z = upper[kept], lower[kept], z[kept]
-                if not len(open_):
-                    break
-    done[open_] = total
-    return done.reshape(shape)
+def _purchases_alive(a: float, b: Floats, shape: Floats, tau: Floats) -> Floats:
+    """The integral of the module's text over all p; ``tau``: t / (A + s)."""
+    b, shape, tau = np.broadcast_arrays(b, shape, tau)
+    beta = log_gamma(np.float64(a)) + log_gamma(b) - log_gamma(a + b)
+    small = _SMALL / (1.0 + tau * (shape + 1.0) + b)
+    edge = np.log(small) - np.log1p(-small)
+    # Where p^a or (1 - p)^b have fallen to e^-28 of what they are on the hill, nothing is left to add.
+    foot = -math.log(math.expm1(min(_DEEP / a, 600.0))) - np.log1p(b / a)
+    low = np.maximum(edge, foot)
+    half = 0.5 * (np.log(np.expm1(_DEEP / b)) + np.log1p(a / b) - low)
+    column = (-1, *(1 for _ in range(half.ndim)))
+    odds = np.exp(-(low + half * (1.0 + _NODES.reshape(column))))  # (1 - p) / p
+    stays = np.log1p(odds)  # -log p
+    p = 1.0 / (1.0 + odds)
+    hill = np.exp(b * np.log(odds) - (a + b) * stays - beta) * -np.expm1(-shape * np.log1p(p * tau)) / p
+    total: Floats = np.zeros_like(half)
+    for weight, value in zip(_WEIGHTS, hill, strict=True):  # one after the other, whatever the shape
+        total = total + weight * value
+    below = np.exp(a * np.log(small) - beta) * (
+        1.0 / a - (b - 1.0 + (shape + 1.0) * tau / 2.0) * small / (a + 1.0)
+    )
+    found: Floats = half * total + np.where(edge > foot, shape * tau * below, 0.0)
+    return found
+
+
+def _gauss(number: int) -> tuple[Floats, list[float]]:
+    """Nodes in (-1, 1) and weights of Gauss' quadrature: the roots of Legendre's polynomial, by Newton's method
+    (Abramowitz and Stegun, 25.4.29)."""
+    nodes, weights = [], []
+    for k in range(number):
+        root = math.cos(math.pi * (k + 0.75) / (number + 0.5))
+        slope = 1.0
+        for _ in range(20):
+            before, value = 1.0, root
+            for n in range(2, number + 1):
+                before, value = value, ((2 * n - 1) * root * value - (n - 1) * before) / n
+            slope = number * (root * value - before) / (root * root - 1.0)
+            root -= value / slope
+        nodes.append(root)
+        weights.append(2.0 / ((1.0 - root * root) * slope * slope))
+    return np.array(nodes), weights
+
+
+_NODES, _WEIGHTS = _gauss(48)
+_DEEP: Final = 28.0
+_SMALL: Final = 1e-4
+"""Below this share of the p at which anything bends, two terms of the series are enough."""
 
 
 def expected_wait(rates: Rates, x: Floats, t_x: Floats, T: Floats) -> Floats:  # noqa: N803
@@ -233,17 +246,15 @@ class OnlineRates:
 
     **Season.** The outcomes of one quarter share its weather: a hundred thousand of them are still one witness
     to the next quarter's. So the log-odds of what was seen are those of the model plus a shift u, common to
-    all, of which nothing goes into the estimate. u is normal with a standard deviation of ``season``, and the
-    mean log-odds of the estimate, over the cells, are normal around those of the prior with ``level``: of what
-    a shop's outcomes are off, season^2 / (season^2 + level^2) counts as weather.
+    all, of which nothing goes into the estimate; u is normal with a standard deviation of ``season``.
 
     **Fit.** The objective is the mean log-likelihood of the cells times
 
         n = W shop / (W + shop),      W: the sum of the weights
 
-    with normal priors for u, for the level, and for the logarithms of (r, alpha, a, b), these around the
-    prior's with a standard deviation of 1. Two damped steps of Fisher scoring are taken from where the last
-    ones ended, after every ``every`` examples (and after 16, 32, 64 ... before that).
+    with normal priors for u and for the logarithms of (r, alpha, a, b), these around the prior's with a standard
+    deviation of 1. Two damped steps of Fisher scoring are taken from where the last ones ended, after every
+    ``every`` examples (and after 16, 32, 64 ... before that).
     """
 
     def __init__(
@@ -251,23 +262,20 @@ class OnlineRates:
         prior: Rates | None = None,
         *,
         half_life: float = 91.0,
-        shop: float = 2000.0,
-        season: float = 0.2,
-        level: float = 0.5,
+        shop: float = 5000.0,
+        season: float = 0.3,
         every: int = 512,
     ) -> None:
-        """``half_life``: days; ``shop``: examples; ``season`` and ``level``: log-odds. Raises ValueError where
-        one of them is not positive."""
-        if min(half_life, shop, season, level, every) <= 0:
+        """``half_life``: days; ``shop``: examples; ``season``: log-odds. Raises ValueError where one of them is not
+        positive."""
+        if min(half_life, shop, season, every) <= 0:
             raise ValueError(
-                f"half_life ({half_life}), shop ({shop}), season ({season}), level ({level}) and every ({every}) "
-                "must be more than 0"
+                f"half_life ({half_life}), shop ({shop}), season ({season}) and every ({every}) must be more than 0"
             )
         self._prior = prior or Rates()
         self._half_life = half_life
         self._shop = shop
         self._season = season
-        self._level = level
         self._every = every
         self._origin = 0.0
         self._newest = -math.inf
@@ -348,8 +356,8 @@ class OnlineRates:
         none, x, t_x, silent = (sums[:, column] / sums[:, 0] for column in (1, 2, 3, 4))
         days = np.array([key[0] for key in keys])
         prior = _logs(self._prior)
-        expected, _ = _log_odds(self._prior, x, t_x, silent, days)
         n = total * self._shop / (total + self._shop)
+        firm = (1.0, 1.0, 1.0, 1.0, 1.0 / self._season**2)
 
         def objective(theta: list[float]) -> tuple[float, list[float], list[list[float]]]:
             """Its value at the logarithms of (r, alpha, a, b) and u, the gradient, the expected information."""
@@ -358,26 +366,18 @@ class OnlineRates:
             slopes = (*slopes, np.ones_like(logit))
             seen = logit + u
             p = 1.0 / (1.0 + np.exp(-seen))
-            away = [t - m for t, m in zip(theta, prior, strict=False)]
-            off = float((share * (logit - expected)).sum())
-            tilt = [*(float((share * slope).sum()) for slope in slopes[:4]), 0.0]
-            scale = (1.0, 1.0, 1.0, 1.0, 1.0 / self._season**2)
-            pull = [*away, u]
-            firm = 1.0 / self._level**2
-            value = n * float((share * (none * seen - np.logaddexp(0.0, seen))).sum()) - 0.5 * (
-                sum(s * v * v for s, v in zip(scale, pull, strict=True)) + firm * off * off
+            pull = [*(t - m for t, m in zip(theta, prior, strict=False)), u]
+            value = n * float((share * (none * seen - np.logaddexp(0.0, seen))).sum()) - 0.5 * sum(
+                f * v * v for f, v in zip(firm, pull, strict=True)
             )
             residual, certain = n * share * (none - p), n * share * p * (1.0 - p)
-            gradient = [
-                float((residual * slopes[i]).sum()) - scale[i] * pull[i] - firm * off * tilt[i]
-                for i in range(5)
-            ]
+            gradient = [float((residual * slopes[i]).sum()) - firm[i] * pull[i] for i in range(5)]
             information = [[0.0] * 5 for _ in range(5)]
             for i in range(5):
                 weighted = certain * slopes[i]
                 for j in range(i + 1):
-                    entry = float((weighted * slopes[j]).sum()) + firm * tilt[i] * tilt[j]
-                    information[i][j] = information[j][i] = entry + (scale[i] if i == j else 0.0)
+                    entry = float((weighted * slopes[j]).sum()) + (firm[i] if i == j else 0.0)
+                    information[i][j] = information[j][i] = entry
             return value, gradient, information
 
         theta = [*_logs(self.rates), self.season]
