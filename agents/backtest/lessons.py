@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from typing import Final
 
+from agents.backtest.curves import drawn
 from agents.backtest.lightgbm import Refitted
 from agents.settings import Settings
-from alerts.engine import FEATURES_VERSION, Known
+from alerts.engine import FEATURES_VERSION, Usable
 from features.matrix import Floats, Inputs
 from models.calibration import probability
+from models.deciding import deciding
 from models.learned import LearnedScore
-from models.snapshot import Snapshot
+from models.snapshot import CHAMPION, Snapshot
 from models.training import Trainer, purchase_rate
 from streams.examples import decode_example
 from streams.message import Message
@@ -39,6 +41,7 @@ class Lessons:
         self.names = ("recency", "btyd", "rfm_logistic", *(("lightgbm",) if compare else ()))
         self._waiting: list[Message] = []
         self._snapshot: Snapshot | None = None
+        self._seen: Inputs | None = None
         self.told: list[str] = []
 
     # ---- what a backtest asks
@@ -47,7 +50,7 @@ class Lessons:
         """One message of ``examples``; it is learned when next asked."""
         self._waiting.append(message)
 
-    def models(self) -> list[Known] | None:
+    def models(self) -> list[Usable] | None:
         """What may decide from now on; None when nothing has changed."""
         if not self._waiting:
             return None
@@ -57,14 +60,13 @@ class Lessons:
         self.told += [each.text for each in lesson.told]
         if self._refitted is not None:
             self._refitted.take(examples)
-        before = self._snapshot
         snapshot = self._snapshot = self._trainer.snapshot()
-        if snapshot.source != "learned" and (before is None or before.source != "learned"):
-            return None
-        return [Known(snapshot.effective, self._scored(snapshot))]
+        unit = 10.0**self._settings.shop.minor_units
+        return [Usable(snapshot.effective, deciding(snapshot, self._settings.prior, unit))]
 
     def stated(self, inputs: Inputs) -> dict[str, Floats]:
         """What each model beside the champion states."""
+        self._seen = inputs
         rates = self._trainer.rates.rates
         found = {"btyd": probability(purchase_rate(rates, inputs, self._days))}
         for shown, name in BESIDE.items():
@@ -73,23 +75,20 @@ class Lessons:
             found["lightgbm"] = self._refitted.stated(inputs)
         return {name: found[name] for name in self.names}
 
-    def _scored(self, snapshot: Snapshot) -> LearnedScore:
-        leading = snapshot.leading
-        learned = leading.models[leading.promoted.model]
-        usual = {name: each.middle for name, each in snapshot.usual.items()}
-        return LearnedScore(
-            leading.promoted.model,
-            snapshot.version,
-            learned.data,
-            snapshot.purchase_rate,
-            scale=learned.calibration.scale,
-            shift=learned.calibration.shift,
-            usual=usual,
-            unit=10.0**self._settings.shop.minor_units,
-        )
-
     def report(self) -> dict[str, object]:
         """What was learned by the end."""
         if self._snapshot is None:
             return {"labels": 0, "curves": []}
-        return {"labels": self._trainer.labels, "told": self.told, "curves": []}
+        leading = self._snapshot.leading
+        curves = []
+        if CHAMPION in leading.models and self._seen is not None:
+            curves = [each._asdict() for each in drawn(self._snapshot, CHAMPION, self._seen)]
+        return {
+            "labels": self._trainer.labels,
+            "churned": leading.gate.churned,
+            "gate_open": leading.gate.open,
+            "decides": leading.promoted.model,
+            "snapshot": self._snapshot.version,
+            "told": self.told,
+            "curves": curves,
+        }

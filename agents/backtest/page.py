@@ -27,6 +27,10 @@ TITLES: Final = {
     "lightgbm": "LightGBM, refitted",
 }
 """What models are called for readers."""
+SECTIONS: Final = (
+    "calibration", "gains", "lead", "weeks", "revenue", "learned", "customers", "monday", "models", "reading",
+)  # fmt: skip
+"""The parts of the page, by the names of their anchors."""
 _FIGURES: Final = (
     ("auc", "AUC"), ("average_precision", "avg. precision"), ("log_loss", "log-loss"), ("brier", "Brier"),
     ("calibration_error", "calibration error"), ("precision_top_decile", "right in the top tenth"),
@@ -212,7 +216,7 @@ def _weeks(found: Found) -> Iterator[str]:
 def _learned(document: Mapping[str, Any]) -> Iterator[str]:
     learned = document["learned"]
     yield _section("learned", "What it has learned about your customers")
-    found = [(each["title"], each["knots"], each["effects"]) for each in learned.get("curves", [])][:_CURVES]
+    found = [(each["title"], each["values"], each["effects"]) for each in learned.get("curves", [])][:_CURVES]
     if not found:
         yield (
             "<p>Nothing yet: too few labels had matured by the end of the file for the learned score to decide "

@@ -133,7 +133,8 @@ def backtest(
 def _run(
     call: Shell, events: Path, reading: Reading, days: int, step: int, first: int | None, compare: str | None
 ) -> Found:
-    from agents.backtest.lessons import Lessons, MissingPackage  # noqa: PLC0415
+    from agents.backtest.lessons import Lessons  # noqa: PLC0415
+    from agents.backtest.lightgbm import MissingPackage  # noqa: PLC0415
     from agents.backtest.run import Asked, NotEnough, Reached, replayed, run  # noqa: PLC0415
 
     settings = replayed(call.settings, days)
@@ -142,6 +143,7 @@ def _run(
         lessons = Lessons(settings, compare)
     except MissingPackage as e:
         raise Failure(Code.USAGE, str(e), "", "Install it: pip install 'churnwatch[compare]'.") from e
+    before = gc.get_threshold()
     gc.set_threshold(*GC_THRESHOLDS)
     try:
         span = extent(events, reading)
@@ -171,6 +173,8 @@ def _run(
             "\n".join(f"  {line}" for line in e.missing),
             "Take a longer history, or a shorter --horizon (churnwatch backtest FILE --suggest-horizon).",
         ) from e
+    finally:
+        gc.set_threshold(*before)
     _tell_refused(call, events, refused)
     return found
 

@@ -53,11 +53,10 @@ def test_figures_are_of_each_population_and_means_are_over_the_cut_offs() -> Non
 
 def test_reliability_tells_what_happened_for_each_tenth_of_the_probabilities() -> None:
     found = Settled(stated(50, [0.05, 0.15, 0.15, 1.0]), np.array([False, True, False, True]))
-    assert reliability([found], "champion") == [
-        (1, pytest.approx(0.05), 0.0),
-        (2, pytest.approx(0.15), 0.5),
-        (1, pytest.approx(1.0), 1.0),
-    ]
+    bins = reliability([found], "champion")
+    assert [each.customers for each in bins] == [1, 2, 1]
+    assert [each.stated for each in bins] == pytest.approx([0.05, 0.15, 1.0])
+    assert [each.churned for each in bins] == [0.0, 0.5, 1.0]
 
 
 def test_gains_rise_as_steeply_as_the_score_sorts_and_by_chance_where_it_says_nothing() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.backtest.silences import NEVER, Heights, Judge, silences
+from agents.backtest.silences import NEVER, Heights, Ints, Judge, silences
 
 HORIZON = 10
 FIRST, LAST = 5, 40
@@ -19,7 +19,7 @@ purchases = st.lists(st.tuples(st.integers(0, 4), st.integers(0, END)), max_size
 warnings = st.lists(st.tuples(st.integers(0, 4), st.integers(0, END)), max_size=40)
 
 
-def ints(values: list[int]) -> np.ndarray:  # type: ignore[type-arg]
+def ints(values: list[int]) -> Ints:
     return np.array(values, dtype=np.int64)
 
 
