@@ -121,7 +121,7 @@ def expected_purchases(rates: Rates, x: Floats, t_x: Floats, T: Floats, days: fl
 def _purchases_alive(a: float, b: Floats, shape: Floats, tau: Floats) -> Floats:
     """The integral of the module's text over all p; ``tau``: t / (A + s)."""
     b, shape, tau = np.broadcast_arrays(b, shape, tau)
-    beta = log_gamma(np.float64(a)) + log_gamma(b) - log_gamma(a + b)
+    beta = math.lgamma(a) + log_gamma(b) - log_gamma(a + b)
     small = _SMALL / (1.0 + tau * (shape + 1.0) + b)
     edge = np.log(small) - np.log1p(-small)
     # Where p^a or (1 - p)^b have fallen to e^-28 of what they are on the hill, nothing is left to add.
@@ -133,9 +133,8 @@ def _purchases_alive(a: float, b: Floats, shape: Floats, tau: Floats) -> Floats:
     stays = np.log1p(odds)  # -log p
     p = 1.0 / (1.0 + odds)
     hill = np.exp(b * np.log(odds) - (a + b) * stays - beta) * -np.expm1(-shape * np.log1p(p * tau)) / p
-    total: Floats = np.zeros_like(half)
-    for weight, value in zip(_WEIGHTS, hill, strict=True):  # one after the other, whatever the shape
-        total = total + weight * value
+    # cumsum adds one after the other whatever the shape; sum does not.
+    total: Floats = np.cumsum(_WEIGHTS.reshape(column) * hill, axis=0)[-1]
     below = np.exp(a * np.log(small) - beta) * (
         1.0 / a - (b - 1.0 + (shape + 1.0) * tau / 2.0) * small / (a + 1.0)
     )
@@ -143,7 +142,7 @@ def _purchases_alive(a: float, b: Floats, shape: Floats, tau: Floats) -> Floats:
     return found
 
 
-def _gauss(number: int) -> tuple[Floats, list[float]]:
+def _gauss(number: int) -> tuple[Floats, Floats]:
     """Nodes in (-1, 1) and weights of Gauss' quadrature: the roots of Legendre's polynomial, by Newton's method
     (Abramowitz and Stegun, 25.4.29)."""
     nodes, weights = [], []
@@ -158,7 +157,7 @@ def _gauss(number: int) -> tuple[Floats, list[float]]:
             root -= value / slope
         nodes.append(root)
         weights.append(2.0 / ((1.0 - root * root) * slope * slope))
-    return np.array(nodes), weights
+    return np.array(nodes), np.array(weights)
 
 
 _NODES, _WEIGHTS = _gauss(48)
