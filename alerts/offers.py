@@ -42,41 +42,57 @@ def candidates(
     """What is worth offering at ``at``, strongest first; nothing that was offered within
     ``offer_repeat_days``."""
     found: list[Candidate] = []
+    offered, repeat = cold.offered, policy.offer_repeat_days * DAY
+
+    def fresh(kind: OfferType, name: str) -> bool:
+        return at - offered.get(f"{kind}|{name}", at - repeat - 1) > repeat
+
     for name, bought in cold.basket.items():
+        if bought.events < _DUE_EVENTS:
+            continue
         gap = bought.gap_days()
-        if gap is None or bought.events < _DUE_EVENTS or gap < 1.0:
+        if gap is None or gap < 1.0:
             continue
         passed = (at - bought.last) / DAY
         ratio = passed / gap
         if _DUE[0] <= ratio <= _DUE[1]:
-            text = words.say(
-                "Buys {category} about every {gap}, last {time} ago.",
-                category=_plain(name), gap=_days(words, gap), time=_days(words, passed),
-            )  # fmt: skip
-            found.append(Candidate("replenish", name, bought.weight, text))
-        elif _OVERDUE[0] <= ratio <= _OVERDUE[1] and customer.last_purchase > bought.last:
+            if fresh("replenish", name):
+                text = words.say(
+                    "Buys {category} about every {gap}, last {time} ago.",
+                    category=_plain(name), gap=_days(words, gap), time=_days(words, passed),
+                )  # fmt: skip
+                found.append(Candidate("replenish", name, bought.weight, text))
+        elif (
+            _OVERDUE[0] <= ratio <= _OVERDUE[1]
+            and customer.last_purchase > bought.last
+            and fresh("category_reactivation", name)
+        ):
             text = words.say(
                 "Used to buy {category} every {gap}, but not for {time}.",
                 category=_plain(name), gap=_days(words, gap), time=_days(words, passed),
             )  # fmt: skip
             found.append(Candidate("category_reactivation", name, bought.weight * 0.5, text))
-    for name, item in in_cart(cold, customer.last_purchase).items():
+    for name, item in in_cart(cold, customer.last_purchase).items() if cold.cart else ():
         age = at - item.added
-        if policy.cart_hours * HOUR <= age <= _CART_DAYS * DAY:
+        if policy.cart_hours * HOUR <= age <= _CART_DAYS * DAY and fresh("cart_abandoned", name):
             hours = words.count("{count} hour", "{count} hours", round(age / HOUR))
             text = words.say("Left {item} in the cart {time} ago.", item=_plain(name), time=hours)
             found.append(Candidate("cart_abandoned", name, 3.0, text))
     for name, browsed in cold.browsed.items():
+        if browsed.weight < _VIEWS:
+            continue  # it only fades
         views = browsed.weight * fade(at - browsed.last, 7.0)
-        if views >= _VIEWS and not _bought_since(cold.basket.get(name), browsed):
+        if (
+            views >= _VIEWS
+            and not _bought_since(cold.basket.get(name), browsed)
+            and fresh("browse_abandoned", name)
+        ):
             often = words.count("{count} time", "{count} times", browsed.events)
             text = words.say(
                 "Looked at {category} {times} and did not buy.", category=_plain(name), times=often
             )
             found.append(Candidate("browse_abandoned", name, views * 0.5, text))
-    repeat = policy.offer_repeat_days * DAY
-    fresh = [c for c in found if at - cold.offered.get(c.key, at - repeat - 1) > repeat]
-    return sorted(fresh, key=lambda c: (-round(c.strength, 6), c.key))[:_MOST]
+    return sorted(found, key=lambda c: (-round(c.strength, 6), c.key))[:_MOST]
 
 
 def earliest(customer: Customer, cold: Cold, after: int, policy: Policy) -> int:
@@ -101,7 +117,7 @@ def earliest(customer: Customer, cold: Cold, after: int, policy: Policy) -> int:
             if begins <= bought.last + high * gap + _MARGIN:
                 found.append(begins)
                 break
-    for name, item in in_cart(cold, customer.last_purchase).items():
+    for name, item in in_cart(cold, customer.last_purchase).items() if cold.cart else ():
         again = offered.get(f"cart_abandoned|{name}")
         begins = max(after, round(item.added + policy.cart_hours * HOUR) - _MARGIN)
         if again is not None:
