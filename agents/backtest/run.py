@@ -122,7 +122,7 @@ class Found:
     time; ``judge``: of the silences from the first cut-off on; ``warned``: every delivered warning since then;
     ``names``: the customers by place; ``heights``: how high the champion's scores came along the silences, by the
     rise that they were asked for; ``traces``: of some customers (places) its probabilities as (day, probability);
-    ``counts``: what the engine counted; ``learned``: as the learner tells it."""
+    ``counts``: what the engine counted; ``learned``: as the learner tells it; ``replay``: the states at the end."""
 
     asked: Asked
     settings: Settings
@@ -139,6 +139,7 @@ class Found:
     traces: dict[int, list[tuple[int, float]]]
     counts: dict[str, int]
     learned: dict[str, object]
+    replay: Replay
 
     @property
     def silences(self) -> Silences:
@@ -340,6 +341,7 @@ class _Pass:
             counts={".".join(key): n for key, n in sorted(self._replay.counts.items())}
             | {"withheld": self._withheld},
             learned={} if self._learner is None else self._learner.report(),
+            replay=self._replay,
         )
 
 

@@ -29,7 +29,7 @@ from tests.application import Application, Row
 
 READING = Reading(Codec("USD", 2, {}, frozenset()))
 HORIZON = 28
-SETTINGS = replayed(Settings(learning=Learning(gate=50), policy=Policy(rise=0.2)), HORIZON)
+SETTINGS = replayed(Settings(learning=Learning(gate=50), policy=Policy(medium=0.3, high=0.5, rise=0.2)), HORIZON)
 START = (BEGIN.date() - BEGIN.date().replace(year=1970, month=1, day=1)).days + 120
 
 
