@@ -104,7 +104,9 @@ class RhythmScore:
 
     def __init__(self, prior: Prior, horizon_days: float) -> None:
         self.version = prior.version
-        self.usual: Mapping[str, float] = MappingProxyType({"gap_mean": log(prior.gap_days)})
+        # The default is nobody's shop: only a prior that was set says what is usual in this one.
+        known = {"gap_mean": log(prior.gap_days)} if prior.gap_days != Prior().gap_days else {}
+        self.usual: Mapping[str, float] = MappingProxyType(known)
         self._prior = prior
         self._horizon = horizon_days
 

@@ -226,3 +226,8 @@ def test_no_silence_and_no_prior_is_beyond_the_floats() -> None:
                 assert 0 <= float(scores.churn[0]) <= 1
                 assert 0 <= float(scores.alive[0]) <= 1
                 assert math.isfinite(float(scores.logit[0]))
+
+
+def test_only_a_prior_that_was_set_says_what_is_usual_in_the_shop() -> None:
+    assert RhythmScore(Prior(), 28.0).usual == {}
+    assert RhythmScore(Prior(gap_days=9.0), 28.0).usual == {"gap_mean": math.log(9.0)}
