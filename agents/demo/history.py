@@ -117,13 +117,17 @@ def _file(path: Path, reading: Reading, tell: Callable[[str], None], *, tenth: b
 
 def _groceries(transactions: Path, products: Path, zone: tzinfo, *, tenth: bool) -> History:
     """One purchase a basket, its lines with their category in small letters."""
-    import pyarrow.compute as pc  # noqa: PLC0415 -- takes a quarter of a second, and no other history needs it
+    import pyarrow as pa  # noqa: PLC0415 -- takes a quarter of a second, and no other history needs it
+    import pyarrow.compute as pc  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     columns = ["household_id", "basket_id", "product_id", "quantity", "sales_value", "transaction_timestamp"]
     table = pq.read_table(transactions, columns=columns)
     if tenth:
         table = table.filter(pc.ends_with(pc.cast(table["household_id"], "string"), "0"))
+    # In microseconds, which are Python's own: finer ones become another type where pandas is installed.
+    at = table.schema.get_field_index("transaction_timestamp")
+    table = table.set_column(at, "transaction_timestamp", pc.cast(table.column(at), pa.timestamp("us")))
     table = table.sort_by([("transaction_timestamp", "ascending"), ("basket_id", "ascending")])
     known = pq.read_table(products, columns=["product_id", "product_category"])
     categories = dict(
