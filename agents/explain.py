@@ -301,12 +301,10 @@ def _changed(told: Told, settings: Settings, model: ChurnModel) -> list[str]:
     if versions.policy != now:
         found.append(f"it was decided under policy {versions.policy}, the settings now are policy {now}")
     if versions.model != model.version:
-        known = (
-            "which is not among the snapshots any more; replayed is the score of the prior"
-            if told.alert.score_source == "learned"
-            else f"the settings now have {model.version} (prior.version)"
+        found.append(
+            f"it was decided by model {versions.model}, which is neither a snapshot on {topics.MODELS} nor that of the "
+            f"settings, {model.version} (prior.version): replayed is the latter"
         )
-        found.append(f"it was decided by model {versions.model}, {known}")
     if versions.features != str(VERSION):
         found.append(
             f"it was decided with features of version {versions.features}, this churnwatch has {VERSION}"

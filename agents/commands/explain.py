@@ -16,12 +16,13 @@ from agents.commands.shell import Code, Failure, Shell, examples, shell
 from agents.settings import Settings
 from streams.alerts import Alert, Reason, decode_alert
 from streams.codec import CLOCK_KEY, Codec, Decoded
-from streams.topics import ALERTS, COMPACTED, DECISIONS
+from streams.topics import ALERTS, COMPACTED, DECISIONS, MODELS
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
 
     from agents.explain import Part, Read, Replay, Score, Silence, Told
+    from models.churn import ChurnModel
 
 EPILOG = examples(
     "churnwatch explain 8f14e45fceea167a5a36dedd4bea2543   an id as in: churnwatch alerts --json",
@@ -65,7 +66,8 @@ def explain(
         from agents import explain as explaining  # noqa: PLC0415 -- the core takes its time
 
         read, parts = _records(call, broker, told.alert)
-        found = explaining.replay(told, earlier, read, parts, settings)
+        learned = _learned(call, broker) if told.alert.versions.model != settings.prior.version else []
+        found = explaining.replay(told, earlier, read, parts, settings, learned)
     if as_json:
         sys.stdout.write(msgspec.json.encode(_plain(told, found, settings)).decode() + "\n")
     else:
@@ -203,6 +205,20 @@ def _records(call: Shell, broker: Broker, alert: Alert) -> tuple[list[Read], dic
             if isinstance(item, Decoded):
                 read.append(Read(names[message.topic() or ""], item))
     return read, parts
+
+
+def _learned(call: Shell, broker: Broker) -> list[ChurnModel]:
+    """The models of all snapshots there are."""
+    from agents.core import usable  # noqa: PLC0415
+    from models.snapshot import Book, Known  # noqa: PLC0415
+
+    kafka = call.settings.kafka
+    book = Book()
+    for message in scan(broker, whole(broker, broker.partitions(), [kafka.topic(MODELS)])):
+        book.take(message.key(), message.value())
+    known = book.known()
+    every = (*known.snapshots, *([known.pinned] if known.pinned else []))
+    return [each.model for each in usable(call.settings, Known(every))]
 
 
 # ---- telling
