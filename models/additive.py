@@ -39,6 +39,8 @@ from models.purchase_rate import Rates
 
 RATE: Final = 0.02
 """AdaGrad's learning rate, log-odds."""
+ALONE: Final = 0.2
+"""That of the challengers, who begin with nothing: the fastest that served them."""
 TIDE: Final = 0.01
 """How fast the intercept follows the outcomes, and the anchor the purchase rate."""
 TAU: Final = 0.05
@@ -117,7 +119,8 @@ class _State(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Additive:
-    """The learner for one horizon (days) over the derived inputs ``names``; ``anchored``: see the module."""
+    """The learner for one horizon (days) over the derived inputs ``names``; ``anchored``: see the module.
+    ``rate`` and ``tau``: other than ``RATE`` (``ALONE`` where nothing anchors it) and ``TAU``."""
 
     def __init__(
         self,
@@ -125,7 +128,7 @@ class Additive:
         names: Sequence[str] = ALL,
         *,
         anchored: bool = True,
-        rate: float = RATE,
+        rate: float | None = None,
         tau: float = TAU,
     ) -> None:
         self.horizon_days = horizon_days
@@ -136,7 +139,9 @@ class Additive:
         self._tau = tau
         self._basis = Basis(self.names)
         self._glm: Any = linear_model.LogisticRegression(
-            optimizer=_AdaGrad(rate), intercept_lr=TIDE, initializer=optim.initializers.Zeros()
+            optimizer=_AdaGrad(rate or (RATE if anchored else ALONE)),
+            intercept_lr=TIDE,
+            initializer=optim.initializers.Zeros(),
         )
         self.pipeline = compose.Pipeline(self._basis, self._glm)
         """river's own, over derived inputs by name."""
@@ -264,11 +269,9 @@ class Additive:
         for name in self.names:
             derived = DERIVED[name]
             keys = [feature(name, k) for k in range(len(derived.knots))]
-            effects = tuple(weights.get(key, 0.0) for key in keys)
+            effects = tuple(weights.get(key, 0.0) * derived.height for key in keys)
             if any(effects):
-                usual = sum(
-                    self._usual.get(key, 0.0) * effect for key, effect in zip(keys, effects, strict=True)
-                )
+                usual = math.fsum(self._usual.get(key, 0.0) * weights.get(key, 0.0) for key in keys)
                 curves[name] = Curve(group=derived.group, knots=derived.knots, effects=effects, usual=usual)
         data = AdditiveData(
             horizon_days=self.horizon_days,

@@ -9,8 +9,8 @@ interpolation, and says of what it is made:
   is usual in this shop;
 - ``base``: what is usual in this shop, right after a purchase.
 
-They add up to the log-odds. The ``rise`` is the silence, with what the customer has said (complaints, surveys,
-reviews, that they are lost) against having said nothing.
+They add up to the log-odds. The ``rise`` is the silence, with all that the customer does and says beside buying
+(browsing, use, complaints, surveys, ...) against none of it.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ GROUPS: Final = (
     "returns", "category", "said_lost",
 )  # fmt: skip
 """The groups of evidence, in the order of ``Scores.contributions``."""
-SAID: Final = ("complaint", "satisfaction", "said_lost")
-"""The groups of what the customer has said."""
+BESIDE: Final = ("browsing", "search", "cart", "use", "complaint", "satisfaction", "said_lost")
+"""The groups of what a customer does and says beside buying."""
 FORMAT: Final = 1
 _ALWAYS: Final = ("recency", "age", "gaps", "gap_mean", "order_value", "repeats")
 """Inputs that are read for ``alive``, ``usual_days`` and ``expected``."""
@@ -106,10 +106,10 @@ class LearnedScore:
         self.needs: frozenset[str] = frozenset(_ALWAYS).union(*(DERIVED[name].reads for name in self._names))
         self.tells_value = spend is not None
         self._base = scale * data.level + shift + math.fsum(part.usual for part in self._parts)
-        # What was usual of what is said; the rise is against nothing said.
-        said = {GROUPS.index(group) for group in SAID}
-        self._said = tuple(sorted(said & {part.group for part in self._parts}))
-        self._usual_said = math.fsum(part.usual for part in self._parts if part.group in said)
+        # The rise is against none of it, not against what is usual.
+        beside = {GROUPS.index(group) for group in BESIDE}
+        self._beside = tuple(sorted(beside & {part.group for part in self._parts}))
+        self._usual_beside = math.fsum(part.usual for part in self._parts if part.group in beside)
 
     def score(self, x: Inputs) -> Scores:
         """See ``models.churn``: of each customer (n,), or of each at several instants (k, n), where contributions
@@ -132,7 +132,7 @@ class LearnedScore:
             if contribution is not nothing:
                 logit = logit + contribution
         rise = silence
-        for group in self._said:
+        for group in self._beside:
             rise = rise + contributions[group]
         t_x = np.maximum(x.age - x.recency, 0.0)
         return Scores(
@@ -140,7 +140,7 @@ class LearnedScore:
             alive=np.round(alive(self._rates, x.gaps, t_x, t_x + x.recency), ROUND),
             base=base,
             logit=logit,
-            rise=np.round(rise + self._usual_said, ROUND),
+            rise=np.round(rise + self._usual_beside, ROUND),
             contributions=tuple(contributions),
             usual_days=usual_gap(x, self._horizon),
         )

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.matrix import Inputs
@@ -40,12 +40,14 @@ def of_purchases_only(n: int = 50) -> Inputs:
 
 
 @pytest.mark.parametrize("name", DENSE)
+@settings(max_examples=25)
 @given(value=st.floats(-20, 20))
 def test_hats_add_up_to_one_and_give_back_what_lies_between_knots(name: str, value: float) -> None:
     knots = DERIVED[name].knots
     hats = Basis([name]).transform_one({name: value})
     assert 1 <= len(hats) <= 2
     assert sum(hats.values()) == pytest.approx(1.0, abs=1e-12)
+    assert DERIVED[name].height == 1.0
     back = sum(hat * knots[int(key.rpartition(":")[2])] for key, hat in hats.items())
     assert back == pytest.approx(min(max(value, knots[0]), knots[-1]), abs=1e-9)
 

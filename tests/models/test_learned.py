@@ -91,7 +91,7 @@ def test_right_after_a_purchase_nothing_is_silence() -> None:
     assert np.array_equal(scores.contributions[0], np.zeros(100))
 
 
-def test_the_rise_is_what_silence_and_the_customers_own_words_have_added() -> None:
+def test_the_rise_is_what_silence_and_all_beside_buying_have_added() -> None:
     rows = made.rows(300, seed=12)
     x = made.inputs(rows)
     scores = score_of().score(x)
@@ -108,6 +108,14 @@ def test_the_rise_is_what_silence_and_the_customers_own_words_have_added() -> No
         rating=np.zeros(300),
         satisfaction=np.ones(300),
         said_lost=np.zeros(300),
+        browsed_7=np.zeros(300),
+        browsed_30=np.zeros(300),
+        browsed_90=np.zeros(300),
+        browse_recency=np.zeros(300),
+        empty_searches_30=np.zeros(300),
+        carts_30=np.zeros(300),
+        used_30=np.zeros(300),
+        used_90=np.zeros(300),
     )
     assert np.abs(scores.rise - (scores.logit - score_of().score(mute).logit)).max() < 2e-6
 
