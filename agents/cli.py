@@ -21,6 +21,7 @@ from agents.commands import (
     dlq,
     doctor,
     explain,
+    import_,
     model,
     prior,
     send,
@@ -155,6 +156,7 @@ app.add_typer(_config, name="config")
 app.command(epilog=demo.EPILOG)(demo.demo)
 app.command(epilog=simulate.EPILOG)(simulate.simulate)
 app.command(epilog=backtest.EPILOG)(backtest.backtest)
+app.command("import", epilog=import_.EPILOG)(import_.import_)
 app.command(epilog=prior.EPILOG)(prior.prior)
 app.command(epilog=completion.EPILOG)(completion.completion)
 

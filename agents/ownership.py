@@ -17,6 +17,8 @@ from alerts.partition import Partition
 log = logging.getLogger(__name__)
 
 Offsets = dict[tuple[str, int], int]
+IMPORTING = "importing"
+"""The clock of a layout while an archive is being imported: that of no worker."""
 
 
 class Log(Protocol):
@@ -200,6 +202,12 @@ class Ownership:
         if stored is None or stored == wanted:
             return
         application = self.store.application
+        if stored.clock == IMPORTING:
+            raise LayoutRefused(
+                f"An archive is being imported into application {application}: start the workers when `churnwatch "
+                f"import` has ended. If it was killed, its rest must go first: redis-cli --scan --pattern "
+                f"'*{application}*' shows it; UNLINK it and import again."
+            )
         if stored.clock != self.clock:
             raise LayoutRefused(
                 f"The state of application {application} was built with clock.mode = {stored.clock}, the settings say "
