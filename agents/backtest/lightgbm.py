@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from array import array
 from collections.abc import Sequence
 from typing import Any, Final
@@ -15,20 +14,20 @@ from streams.examples import Example
 SETTINGS: Final = {
     "objective": "binary",
     "learning_rate": 0.05,
-    "n_estimators": 200,
     "num_leaves": 15,
-    "min_child_samples": 100,
-    "subsample": 0.8,
-    "subsample_freq": 1,
-    "colsample_bytree": 0.8,
-    "reg_lambda": 5.0,
-    "random_state": 1,
+    "min_data_in_leaf": 100,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "feature_fraction": 0.8,
+    "lambda_l2": 5.0,
+    "seed": 1,
     "deterministic": True,
     "force_row_wise": True,
-    "n_jobs": 1,
-    "verbose": -1,
+    "num_threads": 1,
+    "verbosity": -1,
 }
 """One setting for every shop, cautious as analysts would set it for some ten thousand labels."""
+ROUNDS: Final = 200
 LEAST: Final = 200
 """Labels of each outcome below which nothing is fitted: it states the share that churned."""
 
@@ -45,7 +44,7 @@ class Refitted:
             import lightgbm  # noqa: PLC0415 -- an optional package
         except ImportError as error:
             raise MissingPackage("lightgbm is not installed.") from error
-        self._make: Any = lightgbm.LGBMClassifier
+        self._lightgbm: Any = lightgbm
         self._rows = array("f")
         self._churned = array("b")
 
@@ -62,10 +61,9 @@ class Refitted:
         if min(right, len(churned) - right) < LEAST:
             share = (right + 1.0) / (len(churned) + 2.0)
             return np.full(len(inputs.recency), share)
-        rows = np.frombuffer(self._rows, dtype=np.float32).reshape(len(churned), -1)
-        model = self._make(**SETTINGS)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of names that its columns do not have
-            model.fit(rows, churned)
-            stated: Floats = model.predict_proba(np.array(inputs).T.astype(np.float32))[:, 1]
+        # A copy: what is looked into cannot grow.
+        rows = np.frombuffer(self._rows, dtype=np.float32).reshape(len(churned), -1).copy()
+        data = self._lightgbm.Dataset(rows, label=churned.astype(np.float32))
+        model = self._lightgbm.train(dict(SETTINGS), data, num_boost_round=ROUNDS)
+        stated: Floats = model.predict(np.array(inputs).T.astype(np.float32))
         return np.round(stated, 6)
