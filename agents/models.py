@@ -17,8 +17,10 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
+from agents.failure import KafkaBroken
 from agents.metrics import Metrics
 from agents.settings import Kafka
+from agents.transport import topic_partitions
 from models.snapshot import Book, Known
 from streams import topics
 
@@ -53,6 +55,8 @@ class Following:
         self._changed = changed
         self._metrics = metrics
         self._first = asyncio.Event()
+        # Clients wait by wait_for, which in Python 3.11 may swallow a cancellation: the flag ends the loops.
+        self._stopping = False
         self._task: asyncio.Task[None] | None = None
         self.known = Known()
 
@@ -68,20 +72,30 @@ class Following:
 
     async def stop(self) -> None:
         """Follow no more."""
+        self._stopping = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _keep_following(self) -> None:
-        while True:
+        while not self._stopping:
             try:
                 await self._follow()
-            except (KafkaError, OSError) as error:
-                log.warning("%s cannot be followed: %r; trying again", self._topic, error)
+            except (KafkaError, KafkaBroken, OSError) as error:
+                log.warning("%s cannot be followed: %s. Trying again.", self._topic, error)
             await asyncio.sleep(AGAIN)
 
     async def _follow(self) -> None:
         """One connection, from the beginning of the topic. Returns when there is no such topic."""
+        count = (await topic_partitions(self._kafka, PATIENCE)).get(self._topic, 0)
+        if not count:
+            if not self._first.is_set():  # later, what was known stays
+                log.warning(
+                    "There is no topic %s: nothing learned is known. Create it with `churnwatch topics create`.",
+                    self._topic,
+                )
+                self._tell(self._new())
+            return
         consumer: Any = AIOKafkaConsumer(
             bootstrap_servers=list(self._kafka.brokers),
             client_id="churnwatch-models",
@@ -92,30 +106,17 @@ class Following:
         )
         await consumer.start()
         try:
-            numbers = await self._numbers(consumer)
-            if not numbers:
-                log.warning(
-                    "There is no topic %s: nothing learned is known. Create it with `churnwatch topics create`.",
-                    self._topic,
-                )
-                if not self._first.is_set():  # later, what was known stays
-                    self._tell(self._new())
-                return
-            partitions = [TopicPartition(self._topic, number) for number in numbers]
+            partitions = [TopicPartition(self._topic, number) for number in range(count)]
             consumer.assign(partitions)
             await consumer.seek_to_beginning(*partitions)
             book = self._new()
             await self._read_all(consumer, partitions, book)
             self._tell(book)
-            while True:
+            while not self._stopping:
                 if self._take(book, await consumer.getmany(timeout_ms=1000)):
                     self._tell(book)
         finally:
             await consumer.stop()
-
-    async def _numbers(self, consumer: Any) -> Sequence[int]:
-        await consumer.topics()  # asks the brokers for what there is
-        return sorted(consumer.partitions_for_topic(self._topic) or ())
 
     async def _read_all(self, consumer: Any, partitions: Sequence[TopicPartition], book: Book) -> None:
         """Up to the ends the topic has now."""
@@ -124,7 +125,7 @@ class Following:
         while True:
             left = [tp for tp, end in ends.items() if await consumer.position(tp) < end]
             still = PATIENCE if self._first.is_set() else STILL
-            if not left or time.monotonic() - begun > still:
+            if not left or self._stopping or time.monotonic() - begun > still:
                 return
             if self._take(book, await consumer.getmany(timeout_ms=200)):
                 begun = time.monotonic()
