@@ -190,6 +190,17 @@ class _Life:
 _Steps = Generator[_Ask, decide.Score | bytes, None]
 
 
+class Begun(NamedTuple):
+    """The turn of one partition before anything of it has run; to be used once."""
+
+    after: Partition
+    use: _Use
+    steps: list[_Steps]
+    lives: dict[bytes, _Life]
+    counts: Counts
+    letters: list[tuple[int, Message]]
+
+
 class Engine:
     """The core of one application. ``inputs``: logical names of its input topics.
 
@@ -301,7 +312,20 @@ class Engine:
         cold: Mapping[bytes, bytes | None],
         read_to: int,
     ) -> Turn:
-        """The turn of consecutive records of ``topic``, with what they were decoded to.
+        """``begin`` and ``turns`` of one partition alone."""
+        return self.turns([self.begin(partition, topic, records, items, hot, cold, read_to)])[0]
+
+    def begin(
+        self,
+        partition: Partition,
+        topic: str,
+        records: Sequence[Record],
+        items: Sequence[Item],
+        hot: Mapping[bytes, bytes | None],
+        cold: Mapping[bytes, bytes | None],
+        read_to: int,
+    ) -> Begun:
+        """Makes ready the turn of consecutive records of ``topic``, with what they were decoded to.
 
         ``read_to`` (microseconds, wall clock only): how far every other input topic has been read.
         Under the record clock ``items`` holds no Tick: each is a step of its own, whether it moves the
@@ -365,13 +389,22 @@ class Engine:
             self._follow(lives[key], todo, _Log(partition, topic, index, records, bound, counts, letters))
             for key, todo in work.items()
         ]
-        self._run(steps)
         after = msgspec.structs.replace(
             partition,
             applied={**partition.applied, topic: items[-1].offset},
             windows={**partition.windows, topic: window},
         )
-        return self._turn(after, lives, counts, letters, swept=False)
+        return Begun(after, self._using, steps, lives, counts, letters)
+
+    def turns(self, begun: Sequence[Begun]) -> list[Turn]:
+        """The turns of different partitions: what they ask of a model, they ask together. Each is what it would be
+        alone."""
+        for use in {id(one.use): one.use for one in begun}.values():
+            self._using = use
+            together = [one for one in begun if one.use is use]
+            self._run([step for one in together for step in one.steps])
+            self._look_far([life for one in together for life in one.lives.values()])
+        return [self._turn(one.after, one.lives, one.counts, one.letters, swept=False) for one in begun]
 
     def tick(self, partition: Partition, topic: str, tick: Tick) -> int | None:
         """The instant to which this ``clock`` record moves the partition's clock; None if it does not."""
@@ -418,6 +451,7 @@ class Engine:
             life.standing.due = 0
             steps.append(self._fire(life, limit, because, partition, counts))
         self._run(steps)
+        self._look_far(lives.values())
         after = partition
         if self.clock == "wall" and complete and until > partition.clock:
             after = msgspec.structs.replace(partition, clock=until)
@@ -946,12 +980,12 @@ class Engine:
                 asked.append(Quiet(customer, facts, standing, life.stagger, after, soon, offer))
         if not asked:
             return
-        looks: dict[bytes, int] = {}
+        looks: dict[_Life, int] = {}
         for life, look in zip(silent, self._using.ahead.next(asked), strict=True):
-            known = looks.get(life.key, life.stored)
-            looks[life.key] = min(look, known) if known else look
-        for life in {life.key: life for life in silent}.values():
-            life.standing.look = looks[life.key]
+            known = looks.get(life, life.stored)
+            looks[life] = min(look, known) if known else look
+        for life, look in looks.items():
+            life.standing.look = look
 
     def _turn(
         self,
@@ -964,7 +998,6 @@ class Engine:
     ) -> Turn:
         turn = Turn(partition=partition, counts=counts)
         drafts: list[_Draft] = []
-        self._look_far(lives.values())
         for key, life in lives.items():
             standing = life.standing
             deadline = standing.next_deadline()
