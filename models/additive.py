@@ -2,7 +2,7 @@
 
     log-odds of churn = level + curve_1(input_1) + ... + curve_n(input_n)
 
-**Learner.** A river pipeline: the hats of :class:`models.basis.Basis`, then river's logistic regression under
+**Learner.** A river pipeline: the hats of :class:`Basis`, then river's logistic regression under
 AdaGrad (Duchi, Hazan and Singer, *Adaptive subgradient methods*, Journal of Machine Learning Research 12, 2011).
 Among the inputs is the buy-till-you-die score of :mod:`models.purchase_rate`. The curves do not begin at zero but
 as a plain mix of that score with the customer's own rhythm, and are learned from there: with few labels the sum
@@ -25,16 +25,18 @@ The challengers are the same learner with fewer inputs and no anchor: their inte
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import repeat
 from typing import Any, Final
 
 import msgspec
 import numpy as np
-from river import compose, linear_model, optim
+from river import base, compose, linear_model, optim
 from river.utils import VectorDict
 
 from features.matrix import Floats, Inputs
-from models.basis import ALL, DERIVED, SMALLEST_VALUE, Basis, Shop, derive, feature, start
+from models.basis import ALL, DERIVED, SMALLEST_VALUE, Shop, derive
+from models.learned import AdditiveData, Curve
 from models.purchase_rate import Rates
 
 RATE: Final = 0.02
@@ -63,35 +65,78 @@ class _AdaGrad(optim.AdaGrad):  # type: ignore[misc]
         return w
 
 
-class Curve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one input adds: linear between ``knots`` (ascending, in the unit of the input as
-    ``models.basis`` derives it), constant beyond them; ``effects`` in log-odds of churn at each knot.
-
-    ``group``: the group of evidence it counts for; ``usual``: its mean effect over the examples learned (of what
-    changes with silence: right after the last purchase), which belongs to the base of a score, so that
-    contributions say what is unusual.
-    """
-
-    group: str
-    knots: tuple[float, ...]
-    effects: tuple[float, ...]
-    usual: float = 0.0
+def start(name: str) -> tuple[float, ...]:
+    """The weights of a curve's hats before anything was learned."""
+    derived = DERIVED[name]
+    return tuple(derived.slope * knot / derived.height for knot in derived.knots)
 
 
-class AdditiveData(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An additive model as it may be scored (``Learned.data`` of a snapshot, by ``msgspec.to_builtins``).
+def feature(name: str, knot: int) -> str:
+    """What the hat over a knot is called."""
+    return f"{name}:{knot}"
 
-    ``curves`` by the name of the derived input (``models.basis.DERIVED``), without those that add nothing;
-    ``level``: log-odds where all curves are zero; ``horizon_days``: what it was learned for; ``value_scale``:
-    logarithm of the usual order value, in which order values are measured; ``examples``: labels learned.
-    """
 
-    horizon_days: float
-    level: float
-    value_scale: float
-    examples: int
-    curves: dict[str, Curve]
-    format: int = 1
+class Basis(base.Transformer):  # type: ignore[misc]
+    """A river transformer: derived inputs by name to the hats that are not zero there."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self._inputs = {
+            name: (
+                np.array(DERIVED[name].knots),
+                np.array([feature(name, k) for k in range(len(DERIVED[name].knots))], dtype=object),
+            )
+            for name in names
+        }
+        # A sparse input has no hat over its neutral knot.
+        self._neutral = frozenset(
+            feature(name, DERIVED[name].knots.index(0.0)) for name in names if DERIVED[name].sparse
+        )
+
+    def transform_one(self, x: Mapping[str, float]) -> dict[str, float]:
+        """The hats over the knots beside each value, as high as they are there. ``x`` has every input of ``names``."""
+        return next(self.transform_all({name: np.array([x[name]]) for name in self.names}))
+
+    def transform_all(self, x: Mapping[str, Floats]) -> Iterator[dict[str, float]]:
+        """The same of each of many: arrays (n,) by name."""
+        keys: list[list[str]] = []
+        hats: list[list[float]] = []
+        seldom: list[tuple[int, str, float]] = []
+        for name, (knots, features) in self._inputs.items():
+            value = x[name]
+            sparse = DERIVED[name].sparse
+            if sparse:
+                rows = np.flatnonzero(value)
+                if not len(rows):
+                    continue
+                value = value[rows]
+            right = np.clip(np.searchsorted(knots, value, side="right"), 1, len(knots) - 1)
+            left = right - 1
+            share = np.clip((value - knots[left]) / (knots[right] - knots[left]), 0.0, 1.0)
+            columns = (
+                (features[left].tolist(), ((1.0 - share) * DERIVED[name].height).tolist()),
+                (features[right].tolist(), (share * DERIVED[name].height).tolist()),
+            )
+            if sparse:
+                for key, hat in columns:
+                    seldom += zip(rows.tolist(), key, hat, strict=True)
+            else:
+                for key, hat in columns:
+                    keys.append(key)
+                    hats.append(hat)
+        beside: dict[int, list[tuple[str, float]]] = {}
+        for row, key, hat in seldom:
+            if hat and key not in self._neutral:
+                beside.setdefault(row, []).append((key, hat))
+        # A row of each column; where all inputs are sparse there are no columns, but rows all the same.
+        count = len(next(iter(x.values())))
+        features_of = zip(*keys, strict=True) if keys else repeat((), count)
+        hats_of = zip(*hats, strict=True) if hats else repeat((), count)
+        for row, (names, shares) in enumerate(zip(features_of, hats_of, strict=True)):
+            found = {key: hat for key, hat in zip(names, shares, strict=True) if hat}
+            if row in beside:
+                found.update(beside[row])
+            yield found
 
 
 class _State(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

@@ -1,4 +1,4 @@
-"""From a score's inputs to the curves of an additive model: derived inputs, and hats over their knots.
+"""From a score's inputs to those of an additive model: derived inputs, and the knots of their curves.
 
 A derived input is a number that means the same in every shop: days are measured in the customer's own gaps or
 as logarithms, money by what is usual to pay there. So one set of knots serves a grocer and a wholesaler.
@@ -14,13 +14,11 @@ shop sends none of it nothing is learned, and nothing is added.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import repeat
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import numpy as np
-from river import base
 
 from features.matrix import Floats, Inputs
 from models.purchase_rate import Rates, alive, log_odds_of_none
@@ -315,77 +313,3 @@ def usual_gap(x: Inputs, horizon: float) -> Floats:
     n = np.minimum(x.gaps, _LONGEST_MEMORY)
     days: Floats = np.exp((n * x.gap_mean + _SHRINK * math.log(horizon / 3.0)) / (n + _SHRINK))
     return days
-
-
-def start(name: str) -> tuple[float, ...]:
-    """The weights of a curve's hats before anything was learned."""
-    derived = DERIVED[name]
-    return tuple(derived.slope * knot / derived.height for knot in derived.knots)
-
-
-def feature(name: str, knot: int) -> str:
-    """What the hat over a knot is called."""
-    return f"{name}:{knot}"
-
-
-class Basis(base.Transformer):  # type: ignore[misc]
-    """A river transformer: derived inputs by name to the hats that are not zero there."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = tuple(names)
-        self._inputs = {
-            name: (
-                np.array(DERIVED[name].knots),
-                np.array([feature(name, k) for k in range(len(DERIVED[name].knots))], dtype=object),
-            )
-            for name in names
-        }
-        # A sparse input has no hat over its neutral knot.
-        self._neutral = frozenset(
-            feature(name, DERIVED[name].knots.index(0.0)) for name in names if DERIVED[name].sparse
-        )
-
-    def transform_one(self, x: Mapping[str, float]) -> dict[str, float]:
-        """The hats over the knots beside each value, as high as they are there. ``x`` has every input of ``names``."""
-        return next(self.transform_all({name: np.array([x[name]]) for name in self.names}))
-
-    def transform_all(self, x: Mapping[str, Floats]) -> Iterator[dict[str, float]]:
-        """The same of each of many: arrays (n,) by name."""
-        keys: list[list[str]] = []
-        hats: list[list[float]] = []
-        seldom: list[tuple[int, str, float]] = []
-        for name, (knots, features) in self._inputs.items():
-            value = x[name]
-            sparse = DERIVED[name].sparse
-            if sparse:
-                rows = np.flatnonzero(value)
-                if not len(rows):
-                    continue
-                value = value[rows]
-            right = np.clip(np.searchsorted(knots, value, side="right"), 1, len(knots) - 1)
-            left = right - 1
-            share = np.clip((value - knots[left]) / (knots[right] - knots[left]), 0.0, 1.0)
-            columns = (
-                (features[left].tolist(), ((1.0 - share) * DERIVED[name].height).tolist()),
-                (features[right].tolist(), (share * DERIVED[name].height).tolist()),
-            )
-            if sparse:
-                for key, hat in columns:
-                    seldom += zip(rows.tolist(), key, hat, strict=True)
-            else:
-                for key, hat in columns:
-                    keys.append(key)
-                    hats.append(hat)
-        beside: dict[int, list[tuple[str, float]]] = {}
-        for row, key, hat in seldom:
-            if hat and key not in self._neutral:
-                beside.setdefault(row, []).append((key, hat))
-        # A row of each column; where all inputs are sparse there are no columns, but rows all the same.
-        count = len(next(iter(x.values())))
-        features_of = zip(*keys, strict=True) if keys else repeat((), count)
-        hats_of = zip(*hats, strict=True) if hats else repeat((), count)
-        for row, (names, shares) in enumerate(zip(features_of, hats_of, strict=True)):
-            found = {key: hat for key, hat in zip(names, shares, strict=True) if hat}
-            if row in beside:
-                found.update(beside[row])
-            yield found

@@ -25,7 +25,6 @@ import msgspec
 import numpy as np
 
 from features.matrix import Floats, Inputs
-from models.additive import AdditiveData
 from models.basis import DERIVED, Shop, derive, usual_gap
 from models.churn import ROUND, Scores
 from models.purchase_rate import Rates, alive, expected_wait
@@ -42,6 +41,37 @@ BESIDE: Final = ("browsing", "search", "cart", "use", "complaint", "satisfaction
 FORMAT: Final = 1
 _ALWAYS: Final = ("recency", "age", "gaps", "gap_mean", "order_value", "repeats")
 """Inputs that are read for ``alive``, ``usual_days`` and ``expected``."""
+
+
+class Curve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one input adds: linear between ``knots`` (ascending, in the unit of the input as
+    ``models.basis`` derives it), constant beyond them; ``effects`` in log-odds of churn at each knot.
+
+    ``group``: the group of evidence it counts for; ``usual``: its mean effect over the examples learned (of what
+    changes with silence: right after the last purchase), which belongs to the base of a score, so that
+    contributions say what is unusual.
+    """
+
+    group: str
+    knots: tuple[float, ...]
+    effects: tuple[float, ...]
+    usual: float = 0.0
+
+
+class AdditiveData(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An additive model as it may be scored (``Learned.data`` of a snapshot, by ``msgspec.to_builtins``).
+
+    ``curves`` by the name of the derived input (``models.basis.DERIVED``), without those that add nothing;
+    ``level``: log-odds where all curves are zero; ``horizon_days``: what it was learned for; ``value_scale``:
+    logarithm of the usual order value, in which order values are measured; ``examples``: labels learned.
+    """
+
+    horizon_days: float
+    level: float
+    value_scale: float
+    examples: int
+    curves: dict[str, Curve]
+    format: int = 1
 
 
 class UnknownModel(ValueError):

@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 
 from features.matrix import Floats, Inputs
-from models.additive import AdditiveData
 from models.basis import Shop, derive
+from models.learned import AdditiveData
 from models.snapshot import Snapshot
 
 _POINTS: Final = 60

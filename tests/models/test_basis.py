@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from features.matrix import Inputs
 from models import basis
-from models.basis import ALL, DERIVED, Basis, Shop, derive, feature
+from models.additive import Basis, feature
+from models.basis import ALL, DERIVED, Shop, derive
 from models.learned import GROUPS
 from models.purchase_rate import Rates
 from tests.models import made
