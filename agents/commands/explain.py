@@ -396,11 +396,16 @@ def _policy(told: Told, earlier: list[Told], found: Replay | None, settings: Set
         )
         if alert.kind == "churn" and alert.transition == "raised":
             reached = "≥" if score.rise >= policy.rise else "<"
+            of = (
+                f"total − base = {score.total:+.4f} − ({score.base:+.4f})"
+                if score.model.source == "statistical"
+                else "what silence, and what the customer has said, added since the last purchase"
+            )
             yield (
-                f"  {'rise':<18}total − base = {score.total:+.4f} − ({score.base:+.4f}) = {score.rise:.4f} {reached} "
+                f"  {'rise':<18}{of} = {score.rise:.4f} {reached} "
                 f"{policy.rise:g} (policy.rise); warned from {policy.warn_at} on"
             )
-    yield f"  {'cause':<18}" + (
+    yield f"  {'set off by':<18}" + (
         f"event {escape(alert.cause_event)}"
         if alert.cause_event is not None
         else "no event: the silence itself"
