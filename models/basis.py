@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from features.matrix import Floats, Inputs
-from models.purchase_rate import Rates, alive, log_odds_of_none
+from models.purchase_rate import Rates, log_odds_of_none
 
 
 class Shop(NamedTuple):
@@ -41,7 +41,6 @@ _SHRINK = 2.0
 """Gaps for which the usual rhythm counts: three purchases in a horizon, with a spread of 1 in logarithms."""
 _SURE = 1e-5
 """No rhythm is so even that less than this remains."""
-_ALIVE = 1e-4
 _LEAST_PAID = 3e-3
 """In usual orders: below it nothing is told apart."""
 
@@ -84,12 +83,6 @@ class _Reading:
 
 def _purchase_rate(r: _Reading) -> Floats:
     return log_odds_of_none(r.shop.rates, r.x.gaps, r.t_x, r.age, r.shop.horizon)
-
-
-def _still_customer(r: _Reading) -> Floats:
-    p = np.clip(alive(r.shop.rates, r.x.gaps, r.t_x, r.age), _ALIVE, 1.0 - _ALIVE)
-    odds: Floats = np.log(p / (1.0 - p))
-    return odds
 
 
 def _rhythm(r: _Reading) -> Floats:
@@ -204,9 +197,8 @@ _USED = ("used_30", "used_90")
 
 DERIVED: Final[Mapping[str, Derived]] = MappingProxyType(
     {
-        # Log-odds of no purchase within the horizon, and of being alive: see models.purchase_rate.
-        "purchase_rate": _of_purchases(_even(-5, 5, 11), _purchase_rate, *_HISTORY, slope=0.3),
-        "still_customer": _of_purchases(_even(-6, 6, 13), _still_customer, *_HISTORY),
+        # Log-odds of no purchase within the horizon: see models.purchase_rate.
+        "purchase_rate": _of_purchases(_even(-5, 5, 6), _purchase_rate, *_HISTORY, slope=0.3),
         # Log-odds of no purchase within the horizon if gaps are log-logistic about the customer's own.
         "rhythm": _of_purchases(_even(-6, 3, 5), _rhythm, "recency", *_GAPS, slope=0.2),
         # By how many standard deviations the gap would be too long if nothing came within the horizon.
@@ -216,7 +208,7 @@ DERIVED: Final[Mapping[str, Derived]] = MappingProxyType(
         "bought_7": _of_purchases(_even(0, 2, 6), _log1p("bought_7"), "bought_7"),
         "bought_30": _of_purchases(_even(0, 3, 9), _log1p("bought_30"), "bought_30"),
         "bought_90": _of_purchases(_even(0, 3.5, 5), _log1p("bought_90"), "bought_90"),
-        "gaps": _of_purchases(_even(0, 4, 7), _log1p("gaps"), "gaps", timed=False),
+        "gaps": _of_purchases(_even(0, 4, 7), _log1p("gaps"), "gaps", slope=-0.1, timed=False),
         # Apart from 0, which is no gap at all: the logarithm of days begins with 0.
         "last_gap": _seldom(
             "frequency",
@@ -227,7 +219,7 @@ DERIVED: Final[Mapping[str, Derived]] = MappingProxyType(
             height=1.0,
         ),
         "order_value": _of_purchases(
-            _even(-3, 3, 5), lambda r: r.value, "order_value", group="spend", timed=False
+            _even(-2, 2, 3), lambda r: r.value, "order_value", group="spend", timed=False
         ),
         "paid_90": _of_purchases(
             _even(-6, 6, 7), _paid_90, "bought_90", "order_value", "value_trend", group="spend"
