@@ -84,7 +84,7 @@ def stories(found: Found) -> list[Story]:
     reasons = {
         "right": "Warned of, and did not come back within the horizon.",
         "wrong": "Warned of, and came back all the same: a false alarm.",
-        "missed": "Left without a warning: nothing had shown it in time.",
+        "missed": "Left without a warning in time.",
         "stayed": "Stayed, and was never warned of.",
     }
     for kind, many in (("right", 2), ("wrong", 1), ("missed", 1), ("stayed", 1)):

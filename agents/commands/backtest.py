@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -268,10 +269,11 @@ def _show(call: Shell, document: Mapping[str, Any]) -> None:
         ("all", "everyone who has bought"),
         ("active", "who bought within the horizon before"),
     ):
-        table = Table(title=f"{population}: {who}; means over the cut-offs", title_justify="left")
-        table.add_column("model")
-        for name in ("AUC", "log-loss", "avg. precision", "Brier", "calibration", "top tenth"):
-            table.add_column(name, justify="right")
+        title = f"{population}: {who}; means over the cut-offs"
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, title_style="", pad_edge=False)
+        table.add_column("model", no_wrap=True)
+        for name in ("AUC", "log-loss", "precision", "Brier", "calibr.", "top tenth"):
+            table.add_column(name, justify="right", no_wrap=True)
         for model, of in churn[population]["mean"].items():
             names = (
                 "auc",
