@@ -26,7 +26,7 @@ from streams import topics
 
 log = logging.getLogger(__name__)
 
-# How long the first reading may take, in seconds; what comes later is taken up as it comes.
+# After how many seconds of the first reading it is said that it takes long.
 PATIENCE = 30.0
 # How long the first reading may stand still before its end: the last offsets of a log may be of no records.
 STILL = 2.0
@@ -61,14 +61,17 @@ class Following:
         self.known = Known()
 
     async def start(self) -> None:
-        """Read all that is there; then go on following. Does not fail: without Kafka nothing is known yet."""
+        """Read all that is there; then go on following. Whoever decided before it is read would decide otherwise
+        than before a restart: it is waited for as long as it takes."""
         self._task = asyncio.create_task(self._keep_following(), name="models")
-        try:
-            async with asyncio.timeout(PATIENCE):
-                await self._first.wait()
-        except TimeoutError:
-            log.warning("%s could not be read within %.0f s: going on without", self._topic, PATIENCE)
-            self._changed(self.known)
+        while not self._first.is_set():
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await self._first.wait()
+            except TimeoutError:
+                log.warning(
+                    "%s could not be read for %.0f s: nothing is decided before", self._topic, PATIENCE
+                )
 
     async def stop(self) -> None:
         """Follow no more."""

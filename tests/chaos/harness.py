@@ -24,11 +24,13 @@ from confluent_kafka import KafkaException
 
 from agents.send import Outgoing, Route, Sender
 from agents.settings import Settings
+from models.snapshot import Known
 from streams import topics
 from tests.chaos.history import Record, as_record
+from tests.chaos.taught import publish
 from tests.servers import ROOT, KafkaServer, RedisServer, _Server, free_port, read_all, wait_until
 
-WRITTEN = (topics.ALERTS, topics.CUSTOMER_SCORES, topics.DECISIONS, topics.DEAD_LETTERS)
+WRITTEN = (topics.ALERTS, topics.CUSTOMER_SCORES, topics.DECISIONS, topics.DEAD_LETTERS, topics.EXAMPLES)
 """The topics that this release writes."""
 QUICK: Mapping[str, Any] = {"socket_timeout": 0.5, "socket_connect_timeout": 0.5, "retry": None}
 UNREACHABLE = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError)
@@ -116,6 +118,8 @@ class Application:
             "clock.mode": self.clock,
             "worker.batch": str(self.batch),
             "worker.sweep_interval": "0.1",
+            # Enough labels in a history of weeks.
+            "learning.snapshot_days": "7",
             **self.more,
         }
         return {f"CHURNWATCH_{name.upper().replace('.', '__')}": value for name, value in given.items()}
@@ -138,6 +142,7 @@ class Application:
         """All that is read and written, deletion by time off: the history is years old."""
         names = [self.topic(name) for name in (*self.inputs, *topics.OUTPUTS)]
         self.kafka.create_topics(names, self.partitions, {"retention.ms": "-1"})
+        self.kafka.create_topics([self.topic(topics.MODELS)], 1, {"retention.ms": "-1"})
 
     def broker_back(self) -> None:
         """Start the broker that was killed; returns when every topic has a leader again."""
@@ -283,7 +288,7 @@ class Run:
     """One disturbed run. ``log`` says what was done to it, for whoever has to repeat it.
 
     ``struck``: how often a fault did; ``rollback``: whether Redis went back in time; ``stops``: seconds from
-    SIGTERM to the end of a worker; ``part``: the part of the history in which faults strike.
+    SIGTERM to the end of a worker; ``part``: the part of the history in which faults strike; ``models``: what was learned before.
     """
 
     application: Application
@@ -297,6 +302,7 @@ class Run:
     rollback: bool = False
     stops: list[float] = field(default_factory=list)
     part: tuple[float, float] = (0.05, 0.95)
+    models: Known = field(default_factory=Known)
 
     def __post_init__(self) -> None:
         self.random = Random(self.seed)
@@ -311,6 +317,7 @@ class Run:
         """Workers run and the history is being sent; in the end all of it is applied and has left."""
         application = self.application
         application.create_topics()
+        publish(application.settings, self.models)
         try:
             with self._explained():
                 for _ in range(workers):

@@ -12,15 +12,21 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 
 from agents.settings import Settings
 from agents.transport import partition_of
 from alerts.partition import Partition, unpack
 from features.cold import Cold
 from features.customer import Customer, unpack_cold, unpack_hot
+from features.matrix import Inputs
+from models.churn import ChurnModel
+from models.deciding import deciding
+from models.snapshot import Known
 from streams import events, topics
 from streams.alerts import Alert, Score, alert_id, decode_alert, decode_score
 from streams.codec import Decoded, Refused
+from streams.examples import decode_example
 from streams.message import Message
 from tests import oracle
 from tests.chaos.harness import WRITTEN, Application
@@ -67,6 +73,10 @@ class Verdict:
     repeated_alerts: int = 0
     decisions: int = 0
     dead_letters: int = 0
+    examples: int = 0
+    """Labels that matured and left."""
+    learned: int = 0
+    """Alerts that a learned model decided."""
 
 
 def found(application: Application) -> Found:
@@ -100,8 +110,9 @@ def found(application: Application) -> Found:
     return Found(settings, log, left, ends, application.offsets(), partitions, states, due, others)
 
 
-def check(application: Application, *, rollback: bool = False) -> Verdict:
-    """Checks all promises for a run that has settled. Raises AssertionError with what is broken.
+def check(application: Application, *, rollback: bool = False, models: Known | None = None) -> Verdict:
+    """Checks all promises for a run that has settled. Raises AssertionError with what is broken. ``models``: the
+    snapshots that its workers decided by.
 
     ``rollback``: Redis went back in time, so that under several topics an alert that was sent may belong to
     an interleaving that is no more (promise d).
@@ -119,21 +130,24 @@ def check(application: Application, *, rollback: bool = False) -> Verdict:
     _timers(seen)
     _dead_letters(seen, history)
     bodies_may_differ = rollback and not single
-    for name in (topics.ALERTS, topics.DECISIONS, topics.CUSTOMER_SCORES, topics.DEAD_LETTERS):
+    for name in WRITTEN:
         first, repeated = deduplicated(seen.left[name], bodies_may_differ=bodies_may_differ)
         verdict.repeated += repeated
         if name == topics.ALERTS:
             verdict.alerts, verdict.repeated_alerts = len(first), repeated
         elif name == topics.DEAD_LETTERS:
             verdict.dead_letters = len(first)
+        elif name == topics.EXAMPLES:
+            verdict.examples = len(first)
         else:
             verdict.decisions += len(first)
+    verdict.learned = sum(alert.score_source == "learned" for _, alert in _alerts(seen))
     _identities(seen)
-    _positions(seen, history)
+    _positions(seen, history, models or Known())
     if not bodies_may_differ:
         _sequences(seen)
     if single:
-        reference = undisturbed(seen.settings, seen.log)
+        reference = undisturbed(seen.settings, seen.log, models=models)
         _whole_states(seen, reference)
         _same_messages(seen, [message for held in reference.values() for message in held.out])
     return verdict
@@ -237,6 +251,9 @@ def _timers(seen: Found) -> None:
 def identity(message: Left) -> str:
     """What tells a message from others: its id, or where the record of a dead letter lay."""
     headers = dict(message.headers)
+    if not headers:
+        example = decode_example(message.value)
+        return f"{example.partition}:{example.sequence}"
     if "churnwatch-error" in headers:
         return b":".join(headers[f"churnwatch-{n}"] or b"" for n in ("topic", "partition", "offset")).decode()
     return (headers["ce_id"] or b"").decode()
@@ -325,20 +342,62 @@ def _sequences(seen: Found) -> None:
 # ---- (b): an oracle that applies exactly the records up to `position` decides the same
 
 
-def _positions(seen: Found, history: _History) -> None:
+def _positions(seen: Found, history: _History, models: Known) -> None:
+    unit = 10.0**seen.settings.shop.minor_units
+    learned = {each.version: deciding(each, seen.settings.prior, unit) for each in models.snapshots}
     said: list[Alert | Score] = [alert for _, alert in _alerts(seen) if alert.churn_probability is not None]
     said += [decode_score(message.value or b"") for message in seen.left[topics.CUSTOMER_SCORES]]
     known: dict[tuple[object, ...], float] = {}
     for each in said:
         key = each.customer.encode()
-        rest = each.customer, each.decided_at, tuple(sorted(each.position.items()))
+        model = learned.get(each.versions.model)
+        rest = each.customer, each.decided_at, tuple(sorted(each.position.items())), each.versions.model
         if rest not in known:
             applied = [r for r in history.customers[key] if r.offset <= each.position.get(r.topic, -1)]
-            known[rest] = probability(applied, each.decided_at, seen.settings)
+            known[rest] = (
+                probability(applied, each.decided_at, seen.settings)
+                if model is None
+                else learned_probability(applied, each.decided_at, seen.settings, model)
+            )
         assert each.churn_probability is not None
         assert abs(known[rest] - each.churn_probability) <= 1.01e-6, (
             f"the records up to {each.position} say {known[rest]}, not {each}"
         )
+
+
+def learned_probability(
+    records: Sequence[oracle.Read], at: int, settings: Settings, model: ChurnModel
+) -> float:
+    """What the model says of what the oracle says."""
+    newest = max([at, *(read.item.at for read in records)])
+    said: dict[str, Any] = oracle.recompute(records, newest, time_zone=settings.shop.time_zone)
+    # Between topics something later may have been read: what changes with time is told as of the decision.
+    items = oracle.accepted(records)
+    of = {
+        "bought": [i.at for i in items if oracle.is_purchase(i)],
+        "browsed": [i.at for i in items if isinstance(i.event, events.View | events.Search)],
+        "used": [i.at for i in items if isinstance(i.event, events.Use)],
+        "returned": [i.at for i in items if isinstance(i.event, events.Return)],
+        "empty_searches": [
+            i.at for i in items if isinstance(i.event, events.Search) and i.event.results == 0
+        ],
+        "carts": [i.at for i in items if isinstance(i.event, events.Cart) and i.event.action == "add"],
+        "bad_complaints": [i.at for i in items if oracle.went_badly(i.event)],
+    }
+    halves = {name: int(name.rpartition("_")[2]) for name in Inputs._fields if name[-1].isdigit()}
+    for name, half in {**halves, "bad_complaints": 90}.items():
+        instants = of[name if name in of else name.rpartition("_")[0]]
+        # A counter is kept at its newest event and read no earlier.
+        said[name] = oracle.decayed(instants, half, max([at, *instants]))
+    said["recency"] = max(0, at - max(of["bought"])) / DAY
+    said["age"] = max(0, at - min(of["bought"])) / DAY
+    said["browse_recency"] = min(max(0, at - max(of["browsed"])) / DAY, 365.0) if of["browsed"] else 0.0
+    overdue = settings.policy.complaint_overdue_hours * oracle.HOUR
+    said["overdue_complaints"] = sum(at - opened >= overdue for opened in said["open_since"])
+    said["recent_complaint"] = said["closed_at"] > 0 and at - said["closed_at"] < 30 * DAY
+    said["satisfaction"] = said["satisfaction"] if said["satisfaction"] >= 0 else 1.0
+    x = Inputs(**{name: np.array([float(said[name])]) for name in Inputs._fields})
+    return float(model.score(x).churn[0])
 
 
 def probability(records: Sequence[oracle.Read], at: int, settings: Settings) -> float:
@@ -386,7 +445,7 @@ def probability(records: Sequence[oracle.Read], at: int, settings: Settings) -> 
 
 def _same_messages(seen: Found, right: Sequence[Message]) -> None:
     """All that left equals, byte for byte and per customer in order, what the undisturbed run wrote."""
-    for name in (topics.ALERTS, topics.DECISIONS, topics.CUSTOMER_SCORES, topics.DEAD_LETTERS):
+    for name in WRITTEN:
         first, _ = deduplicated(seen.left[name])
         wanted = [Left(m.key, m.value, m.headers) for m in right if m.topic == name]
         ours, theirs = _by_customer(first.values()), _by_customer(wanted)
@@ -401,9 +460,9 @@ def _same_messages(seen: Found, right: Sequence[Message]) -> None:
 def _by_customer(messages: Iterable[Left]) -> dict[object, list[Left]]:
     result: dict[object, list[Left]] = defaultdict(list)
     for message in messages:
-        # Records that are broken share a key, and come from several partitions.
-        dead = "churnwatch-error" in dict(message.headers)
-        result[identity(message) if dead else message.key].append(message)
+        # Records that are broken share a key, examples have none: they come from several partitions.
+        shared = not message.headers or "churnwatch-error" in dict(message.headers)
+        result[identity(message) if shared else message.key].append(message)
     return result
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from agents.core import engine_of
+from agents.core import engine_of, usable
 from agents.settings import Settings
 from agents.worker import DUE_LIMIT
 from alerts.engine import Engine, Missing, Turn
 from alerts.partition import Partition
+from models.snapshot import Known
 from streams import topics
 from streams.codec import Codec, Tick
 from streams.message import Message
@@ -44,11 +45,15 @@ def codec_of(settings: Settings) -> Codec:
     return Codec(shop.currency, shop.minor_units, shop.rates, compacted)
 
 
-def undisturbed(settings: Settings, records: Iterable[Record], batch: int = 500) -> dict[int, Held]:
-    """By partition number, what must be there after a log of one input topic on the record clock."""
+def undisturbed(
+    settings: Settings, records: Iterable[Record], batch: int = 500, models: Known | None = None
+) -> dict[int, Held]:
+    """By partition number, what must be there after a log of one input topic on the record clock, with these
+    snapshots in ``models`` from the beginning."""
     assert settings.clock.mode == "record"
     assert len(settings.kafka.inputs) == 1
     engine = engine_of(settings)
+    engine.adopt(usable(settings, models or Known()))
     codec = codec_of(settings)
     topic = settings.kafka.inputs[0]
     parts: dict[int, list[Record]] = {}

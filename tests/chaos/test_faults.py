@@ -19,6 +19,7 @@ from tests.chaos.history import cdnow, simulated
 from tests.chaos.promises import Verdict, check
 from tests.chaos.reference import codec_of
 from tests.chaos.results import Book
+from tests.chaos.taught import taught
 from tests.servers import KafkaServer
 
 ONE = (topics.PURCHASES,)
@@ -40,13 +41,16 @@ def prove(
     ``size``: customers and days of the simulated shop, unless there is a ``history``.
     """
     sent = simulated(seed, application.route, *size) if history is None else history
-    run = Run(application, sent, seed)
+    models = taught(application.settings, sent, application.partitions)
+    run = Run(application, sent, seed, models=models)
     verdict = None
     try:
         with run.under_way(workers):
             faults.one_after_the_other(run, strikes)
         try:
-            verdict = check(application, rollback=run.rollback)
+            verdict = check(application, rollback=run.rollback, models=models)
+            assert verdict.examples > 0, "no label matured"
+            assert verdict.learned > 0, "nothing was decided by a learned model"
         except AssertionError as error:
             error.add_note(f"seed {seed}; what was done:\n" + "\n".join(run.log))
             raise
