@@ -73,10 +73,13 @@ class Shop:
             worker=WorkerSettings(http_port=0, sweep_interval=0.1),
         )  # fmt: skip
 
+    def on_the_wall_clock(self) -> None:
+        self.settings = msgspec.structs.replace(self.settings, clock=Clock(mode="wall"))
+
     @property
     def flags(self) -> tuple[str, ...]:
         return (
-            *FLAGS, "--application", self.application, "--brokers", self.kafka.brokers, "--prefix", self.prefix,
+            *FLAGS, "--set", f"clock.mode={self.settings.clock.mode}", "--application", self.application, "--brokers", self.kafka.brokers, "--prefix", self.prefix,
             "--redis", self.redis.url, "--set", "kafka.inputs=purchases,complaints",
         )  # fmt: skip
 
@@ -203,6 +206,25 @@ def test_a_shop_starts_warm_and_quiet_after_an_import(shop: Shop, churnwatch: Co
         record.key().decode() for record in read_all(shop.kafka.brokers, [shop.prefix + "customer-scores"])
     }
     assert scored >= {name for name, c in known.items() if c.orders}
+
+
+def test_what_fell_due_between_the_archive_and_now_is_no_news_either(
+    shop: Shop, churnwatch: CommandLine
+) -> None:
+    shop.on_the_wall_clock()
+    assert churnwatch(*shop.flags, "import", str(shop.archive)).code == 0
+    known = shop.customers()
+    now = datetime.now(UTC)
+    back = next(iter(known))
+    purchase = {
+        "id": "live-1", "type": "purchase", "customer": back, "time": now.isoformat(), "lines": [{"amount": 12.5}],
+    }  # fmt: skip
+    asyncio.run(shop.live([purchase], now))
+    after = shop.customers()
+    assert after[back].orders == known[back].orders + 1
+    # Long silent by now, all of them; and nobody was told so.
+    assert sum(c.standing.written_band != known[name].standing.written_band for name, c in after.items()) > 20
+    assert shop.alerts() == []
 
 
 def test_learning_goes_on_where_the_archive_ends(shop: Shop, churnwatch: CommandLine) -> None:
