@@ -25,7 +25,7 @@ from agents.metrics import Metrics
 from agents.ownership import Owned
 from agents.settings import Settings
 from agents.store import Lost, Outcome, States
-from agents.worker import Proposal, Worker
+from agents.worker import OneByOne, Proposal, Worker
 from alerts.engine import FEATURES_VERSION, Missing, Turn
 from alerts.partition import Partition
 from models.snapshot import Snapshot, encode
@@ -56,7 +56,7 @@ class Held(Partition, array_like=True, frozen=True, gc=False):
         return self.head
 
 
-class Lessons:
+class Lessons(OneByOne):
     """What a worker asks of its core (:class:`agents.worker.Core`), answered by a trainer.
 
     The trainer lives on from turn to turn as long as each turn begins where the last one ended. After a commit

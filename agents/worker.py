@@ -95,7 +95,7 @@ class Core(Protocol):
         """Whose hot and whose cold part is needed."""
         ...
 
-    def events(
+    def begin(
         self,
         partition: Partition,
         topic: str,
@@ -104,8 +104,12 @@ class Core(Protocol):
         hot: Mapping[bytes, bytes | None],
         cold: Mapping[bytes, bytes | None],
         read_to: int,
-    ) -> Turn:
-        """The turn of consecutive records."""
+    ) -> Any:
+        """Makes ready the turn of consecutive records."""
+        ...
+
+    def turns(self, begun: Sequence[Any]) -> list[Turn]:
+        """The turns of different partitions that were begun."""
         ...
 
     def tick(self, partition: Partition, topic: str, tick: Tick) -> int | None:
@@ -136,6 +140,31 @@ class Core(Protocol):
     def went_live(self, partition: Partition, at: int) -> Turn:
         """Everything was read for the first time."""
         ...
+
+
+class OneByOne:
+    """A core whose partitions have nothing to ask together: ``events`` gives the turn of one."""
+
+    def events(
+        self,
+        partition: Partition,
+        topic: str,
+        records: Sequence[Record],
+        items: Sequence[Any],
+        hot: Mapping[bytes, bytes | None],
+        cold: Mapping[bytes, bytes | None],
+        read_to: int,
+    ) -> Turn:
+        """The turn of consecutive records."""
+        raise NotImplementedError
+
+    def begin(self, *asked: Any) -> Turn:
+        """``events``, at once."""
+        return self.events(*asked)
+
+    def turns(self, begun: Sequence[Turn]) -> list[Turn]:
+        """What there is already."""
+        return list(begun)
 
 
 class _Piece(NamedTuple):
@@ -488,24 +517,25 @@ class Worker:
         while tasks:
             versions = [task.piece.owned.lease.version for task in tasks]  # before the states are read
             loaded = await self._load([Wanted(task.piece.owned.lease, task.hot, task.cold) for task in tasks])
-            steps: list[tuple[_Task, str, Turn]] = []
+            begun: list[tuple[_Task, str, Any]] = []
             again = []
             for task, version, states in zip(tasks, versions, loaded, strict=True):
                 if states is None:
                     gone.append(task.piece.owned)
                     continue
-                turn = self._decided(task, *states)
-                if turn is None:
+                one = self._begun(task, *states)
+                if one is None:
                     again.append(task)
                 else:
-                    steps.append((task, version, turn))
+                    begun.append((task, version, one))
+            turns = self.core.turns([one for _, _, one in begun])
             outcomes = await self._commit(
                 [
                     Proposal(task.piece.owned, version, task.piece.topic, task.next_offset, turn)
-                    for task, version, turn in steps
+                    for (task, version, _), turn in zip(begun, turns, strict=True)
                 ]
             )
-            for (task, _, _), outcome in zip(steps, outcomes, strict=True):
+            for (task, _, _), outcome in zip(begun, outcomes, strict=True):
                 if outcome is Outcome.RACE:
                     again.append(task)
                 elif outcome is None or not self._settled(task.piece.owned, outcome):
@@ -516,14 +546,14 @@ class Worker:
         self.metrics.stage_last.labels("apply").set(time.time())
         return gone
 
-    def _decided(self, task: _Task, hot: States, cold: States) -> Turn | None:
-        """The turn of a piece; None where cold parts are needed that were not loaded."""
+    def _begun(self, task: _Task, hot: States, cold: States) -> Any:
+        """The turn of a piece, begun; None where cold parts are needed that were not loaded."""
         piece = task.piece
         for key, state in hot.items():
             if state is None:
                 self._check_partitioner(key, piece.owned.number, piece.topic)
         try:
-            return self.core.events(
+            return self.core.begin(
                 piece.owned.state,
                 self.logical[piece.topic],
                 piece.records,

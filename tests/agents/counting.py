@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from agents.worker import OneByOne
 from alerts.engine import Turn, Usable
 from alerts.partition import Partition, Poisoned, unpack
 from streams.codec import Decoded, Item, Record, Tick
@@ -42,7 +43,7 @@ def applied(count: Count, topic: str, ident: str, at: int) -> Count:
     return Count(seen, max(count.at, at), count.silences)
 
 
-class Counting:
+class Counting(OneByOne):
     """``silence`` is after how many microseconds without an event a customer is silent (None: never);
     an alert leaves at each third event of a topic and at each silence."""
 

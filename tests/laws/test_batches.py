@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alerts.engine import Turn
 from alerts.policy import Feeds, Policy
 from features.customer import Customer
 from features.shop import HOUR
@@ -59,6 +61,26 @@ def test_batch_sizes_and_timer_limits_make_no_difference(only: str | None, batch
     assert states(other) == states(expected)
     assert other.cold == expected.cold
     assert other.partition == expected.partition
+
+
+def test_partitions_whose_turns_are_taken_together_decide_what_each_decides_alone() -> None:
+    """Beside each turn run the two before it again, as if they were of other partitions."""
+    application = Application(INPUTS, batch=50, policy=POLICY, feeds=FEEDS)
+    engine = application.engine
+    alone = engine.events
+    before: list[tuple[tuple[Any, ...], Turn]] = []
+
+    def events(*asked: Any) -> Turn:
+        company = before[-2:]
+        expected = [*(turn for _, turn in company), alone(*asked)]
+        found = engine.turns([engine.begin(*one) for one in [*(one for one, _ in company), asked]])
+        assert found == expected
+        before.append((asked, found[-1]))
+        return found[-1]
+
+    engine.events = events  # type: ignore[method-assign,assignment]
+    application.run(log(None).rows)
+    assert application.hot == applied(None, 50, 500).hot
 
 
 @pytest.mark.parametrize("only", [PURCHASES, None], ids=["one topic", "all topics"])
