@@ -127,7 +127,7 @@ def measured(name: str, opened: Callable[[], History]) -> dict[str, Any]:
     for population in ("all", "active"):
         document["churn"][population].pop("cutoffs")
     alerts = document["alerts"]
-    kept = {key: value for key, value in alerts.items() if key not in {"curve", "limits"}}
+    kept = {key: value for key, value in alerts.items() if key not in {"curve", "curves_by_rise", "limits"}}
     return {
         "horizon_days": found.asked.horizon,
         "events": found.events,

@@ -93,6 +93,12 @@ def curve(found: Found, rise: float | None = None) -> list[Verdict]:
     return found.heights[wanted].verdicts(found.judge, THRESHOLDS)
 
 
+def _curve(found: Found, rise: float) -> list[dict[str, object]]:
+    return [
+        {"threshold": t, **told(v)} for t, v in zip(THRESHOLDS, curve(found, rise), strict=True) if v.warnings
+    ]
+
+
 def at_precision(found: Found, limits: Sequence[Verdict], precision: float) -> dict[str, object]:
     """The threshold (and the rise to ask for) with the longest lead that is right at least so often, and the
     shortest limit on silence that is."""
