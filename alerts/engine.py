@@ -399,7 +399,11 @@ class Engine:
     def turns(self, begun: Sequence[Begun]) -> list[Turn]:
         """The turns of different partitions: what they ask of a model, they ask together. Each is what it would be
         alone."""
-        for use in {id(one.use): one.use for one in begun}.values():
+        uses: list[_Use] = []
+        for one in begun:
+            if not any(one.use is known for known in uses):
+                uses.append(one.use)
+        for use in uses:
             self._using = use
             together = [one for one in begun if one.use is use]
             self._run([step for one in together for step in one.steps])
