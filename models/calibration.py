@@ -5,6 +5,10 @@ Niculescu-Mizil and Caruana, *Predicting good probabilities with supervised lear
 score): stated = scale * own + shift. It is fitted on the last labels, and judged on those that came after: a
 repair that would not have lowered their log-loss is not applied. Being affine it keeps the order of customers,
 and the contributions still add up to the score, which steps (isotonic) or other curves (beta) would not.
+
+Only how sure a model is gets repaired, not by how much all churn more or less than it said: the mean probability
+stays. Labels come a horizon late and share a season, and so do those that judge. With the level repaired too, the
+log-loss on Online Retail II was .526 instead of .496 (``docs/decisions/0008-the-churn-model.md``).
 """
 
 from __future__ import annotations
@@ -80,6 +84,22 @@ def fit(log_odds: Floats, churned: Floats) -> Affine:
     return Affine(min(max(scale, 1.0 / STEEPEST), STEEPEST), shift)
 
 
+def level_kept(repair: Affine, log_odds: Floats) -> Affine:
+    """The repair with the shift that leaves the mean probability of these as it was, by Newton's method."""
+    scale, shift = repair
+    if scale == 1.0:
+        return NONE
+    wanted = float(np.mean(probability(log_odds)))
+    shift = (1.0 - scale) * float(np.mean(log_odds))
+    for _ in range(_STEPS):
+        p = probability(scale * log_odds + shift)
+        step = (float(np.mean(p)) - wanted) / max(float(np.mean(p * (1.0 - p))), 1e-9)
+        shift -= min(max(step, -1.0), 1.0)
+        if abs(step) < 1e-9:
+            break
+    return Affine(scale, shift)
+
+
 class Repair:
     """A repair that is fitted anew after each block of labels, and applied only while it pays."""
 
@@ -106,7 +126,7 @@ class Repair:
             self.gain = FADE * self.gain + (1.0 - FADE) * gained
             self.applied = self.gain > (0.0 if self.applied else WORTH)
         if len(window[0]) >= LEAST:
-            self.affine = fit(*window)
+            self.affine = level_kept(fit(*window), window[0])
 
     def published(self) -> Calibration:
         """For the snapshot."""

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.calibration import NONE, Affine, Repair, fit, losses, probability, reliability
+from models.calibration import NONE, Affine, Repair, fit, level_kept, losses, probability, reliability
 from models.evaluation import log_loss
 
 
@@ -66,14 +66,29 @@ def test_a_model_that_is_right_is_left_alone() -> None:
 
 def test_a_model_that_is_off_is_repaired_and_left_alone_again_when_it_has_come_right() -> None:
     repair = Repair()
-    wrong = labels(8_192, Affine(1.0, -0.8))
+    wrong = labels(8_192, Affine(0.4, 0.0))
     blocks(repair, *wrong)
-    assert repair.holds == pytest.approx((1.0, -0.8), abs=0.15)
+    assert repair.holds == pytest.approx((0.4, 0.0), abs=0.1)
     assert repair.gain > 0.03
     right = labels(8_192, NONE, seed=2)
     again = Repair()
     blocks(again, np.concatenate([wrong[0], right[0]]), np.concatenate([wrong[1], right[1]]))
     assert again.holds == NONE
+
+
+def test_a_season_in_which_all_churn_less_repairs_nothing() -> None:
+    repair = Repair()
+    blocks(repair, *labels(8_192, Affine(1.0, -0.8)))
+    assert repair.holds.of(np.zeros(1)) == pytest.approx(0.0, abs=0.1)
+    assert repair.holds.scale == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("fitted", [Affine(0.5, -1.0), Affine(2.0, 3.0), Affine(4.0, 0.0), Affine(1.0, -0.8)])
+def test_a_repair_leaves_the_mean_probability_as_it_was(fitted: Affine) -> None:
+    said = labels(2_000, NONE)[0] - 1.0
+    kept = level_kept(fitted, said)
+    assert kept.scale == fitted.scale
+    assert probability(kept.of(said)).mean() == pytest.approx(probability(said).mean(), abs=1e-9)
 
 
 def test_a_repair_goes_on_after_a_restart_as_if_there_had_been_none() -> None:
