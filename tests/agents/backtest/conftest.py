@@ -13,7 +13,7 @@ BEGIN = datetime(2025, 1, 1, 9, tzinfo=UTC)
 
 
 def written(
-    path: Path, customers: int = 160, days: int = 260, *, until: int | None = None, seed: int = 7
+    path: Path, customers: int = 130, days: int = 230, *, until: int | None = None, seed: int = 7
 ) -> Path:
     """Customers with a rhythm of their own, half of whom leave at some time, as CSV up to day ``until``."""
     dice = np.random.Generator(np.random.PCG64(seed))
