@@ -44,6 +44,11 @@ class Lessons:
         self._seen: Inputs | None = None
         self.told: list[str] = []
 
+    @property
+    def compared_seconds(self) -> float:
+        """Processor time that went into the comparison."""
+        return 0.0 if self._refitted is None else self._refitted.seconds
+
     # ---- what a backtest asks
 
     def learn(self, message: Message) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from array import array
 from collections.abc import Sequence
 from typing import Any, Final
@@ -45,6 +46,8 @@ class Refitted:
         except ImportError as error:
             raise MissingPackage("lightgbm is not installed.") from error
         self._lightgbm: Any = lightgbm
+        self.seconds = 0.0
+        """Processor time of the fits so far."""
         self._rows = array("f")
         self._churned = array("b")
 
@@ -61,9 +64,11 @@ class Refitted:
         if min(right, len(churned) - right) < LEAST:
             share = (right + 1.0) / (len(churned) + 2.0)
             return np.full(len(inputs.recency), share)
+        began = time.process_time()
         # A copy: what is looked into cannot grow.
         rows = np.frombuffer(self._rows, dtype=np.float32).reshape(len(churned), -1).copy()
         data = self._lightgbm.Dataset(rows, label=churned.astype(np.float32))
         model = self._lightgbm.train(dict(SETTINGS), data, num_boost_round=ROUNDS)
         stated: Floats = model.predict(np.array(inputs).T.astype(np.float32))
+        self.seconds += time.process_time() - began
         return np.round(stated, 6)

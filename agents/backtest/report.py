@@ -109,10 +109,15 @@ def at_precision(found: Found, limits: Sequence[Verdict], precision: float) -> d
         if place is not None and (best is None or (verdicts[place].lead or 0.0) > (best[2].lead or 0.0)):
             best = rise, THRESHOLDS[place], verdicts[place]
     limit = first_right(limits, precision)
+    asked = curve(found)
+    under = first_right(asked, precision)
     ours = best[2].lead if best else None
     theirs = limits[limit].lead if limit is not None else None
     return {
         "churnwatch": None if best is None else {"threshold": best[1], "rise": best[0], **told(best[2])},
+        "under_the_policys_rise": None
+        if under is None
+        else {"threshold": THRESHOLDS[under], **told(asked[under])},
         "silence_limit": None if limit is None else {"days": limit, **told(limits[limit])},
         "lead_ratio": round(ours / theirs, 3) if ours and theirs else None,
     }
