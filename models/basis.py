@@ -266,8 +266,8 @@ DERIVED: Final[Mapping[str, Derived]] = MappingProxyType(
         "rating": _seldom("satisfaction", (0.0, 0.2, 0.4), _plain("rating"), "rating", slope=0.5),
         "said_lost": _seldom("said_lost", (0.0, 1.0), _plain("said_lost"), "said_lost", slope=1.0),
         # For the challengers, who know no more than this.
-        "recency": _of_purchases(_even(0, 6.5, 14), _log1p("recency"), "recency"),
-        "repeats": _of_purchases(_even(0, 4, 7), _log1p("repeats"), "repeats", timed=False),
+        "recency": _of_purchases(_even(0, 6.5, 14), _log1p("recency"), "recency", slope=0.7),
+        "repeats": _of_purchases(_even(0, 4, 7), _log1p("repeats"), "repeats", slope=-0.5, timed=False),
     }
 )
 """Every derived input, by its name."""
