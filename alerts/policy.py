@@ -69,7 +69,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     high: Probability = 0.8
     warn_at: Literal["medium", "high"] = "medium"
     hysteresis: Probability = 0.05
-    rise: Annotated[float, Meta(ge=0, le=20)] = 0.8
+    rise: Annotated[float, Meta(ge=0, le=20)] = 0.3
     lapsed_alive: Probability = 0.1
     lapsed_horizons: Annotated[float, Meta(ge=1, le=100)] = 2.0
     lapsed_days: Days = 365.0

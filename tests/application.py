@@ -232,7 +232,8 @@ class Application:
     ) -> None:
         self.inputs, self.clock, self.batch, self.limit = tuple(inputs), clock, batch, limit
         self.shop = shop or Shop()
-        self.policy = policy or Policy()
+        # A clear rise: what these histories tell is told in few steps.
+        self.policy = policy or Policy(rise=0.8)
         self.feeds = feeds or Feeds()
         self.prior = prior or Prior()
         self.learning = learning or Learning()
