@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 BATCH = 250
 # After a commit of fewer than that, so that a trickle of labels is not a commit each: a commit writes the weights
 # whole. In seconds.
-LINGER = 1.0
+LINGER = 2.0
 
 
 class Held(Partition, array_like=True, frozen=True, gc=False):

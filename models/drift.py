@@ -23,8 +23,11 @@ Floats = NDArray[np.float64]
 
 WARM: Final = 12
 """Blocks from which it is learned by how much the means of a signal scatter."""
+MATERIAL: Final = 0.2
+"""Of the standard deviation between customers: what the means of a signal are at least taken to scatter by. What is
+less than that tells nobody anything, however sure it is."""
 TOLERATED: Final = 1.0
-"""By how many times that a mean may stay away from the one before without being told."""
+"""By how many times their scatter means may stay away from the one before without being told."""
 ALARM: Final = 20.0
 """How much beyond it may gather, summed over blocks."""
 RECENT: Final = 6
@@ -49,16 +52,16 @@ class _Signal:
         self.recent: list[float] = []
         self.detector = PageHinkley(min_instances=RECENT, delta=TOLERATED, threshold=ALARM)
 
-    def after(self, mean: float, error: float) -> tuple[float, float] | None:
-        """Takes one block: its mean and the standard error of that. The means before and after, when it moved."""
+    def after(self, mean: float, deviation: float) -> tuple[float, float] | None:
+        """Takes one block: mean and standard deviation. The means before and after, when it moved."""
         self.blocks += 1
         if self.blocks <= WARM:
             step = mean - self.mean
             self.mean += step / self.blocks
             self.squares += step * (mean - self.mean)
-            self.within += (error - self.within) / self.blocks
+            self.within += (deviation - self.within) / self.blocks
             if self.blocks == WARM:
-                self.scale = max(math.sqrt(self.squares / (WARM - 1)), self.within)
+                self.scale = max(math.sqrt(self.squares / (WARM - 1)), MATERIAL * self.within)
             return None
         if self.scale <= 0.0:  # a shop that sends nothing of the kind, until it does
             if mean == self.mean:
@@ -102,13 +105,13 @@ class Watch:
     def after(self, signals: Sequence[str], block: Floats, at: Micros) -> tuple[Drift, ...]:
         """Takes one block of labels, a row for each signal; ``at`` is when its last label matured. What has moved."""
         means = block.mean(axis=1)
-        errors = block.std(axis=1) / math.sqrt(block.shape[1])
+        deviations = block.std(axis=1)
         found = []
-        for what, mean, error in zip(signals, means.tolist(), errors.tolist(), strict=True):
+        for what, mean, deviation in zip(signals, means.tolist(), deviations.tolist(), strict=True):
             signal = self._signals.get(what)
             if signal is None:
                 signal = self._signals[what] = _Signal()
-            moved = signal.after(mean, error)
+            moved = signal.after(mean, deviation)
             if moved is not None:
                 found.append(Drift(what=what, at=at, before=moved[0], after=moved[1]))
         if found:

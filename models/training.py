@@ -4,15 +4,20 @@ Pure, and a function of the examples in their order: however they are cut into b
 trainer is stopped and restored, the same examples give the same snapshots under the same names. An example it
 has learned already it knows by its partition and sequence, and passes over.
 
-Every label is first a test. The models (below) say what they expect, it is noted how well, and only then do
-those that learn learn it (prequential evaluation: Dawid, *Statistical theory: the prequential approach*, 1984).
+Every label is first a test, and an honest one: what counts is what each model would have stated **when the
+customer was looked at**, a horizon before the label matured, by what had been learned until then (evaluation
+under delayed labels: Grzenda, Gomes and Bifet, *Delayed labelling evaluation for data streams*, Data Mining and
+Knowledge Discovery 34, 2020). Asked only when the label is there, a model that follows the season looks better
+than it is: it knows by then how the season went. So a copy of what the models have learned is kept for each
+twelfth of a horizon, and labels are foretold by the newest copy that is not younger than their snapshot.
+
 Labels count in blocks of ``BLOCK``; the last ``BLOCKS`` of them are the window that figures are about. When a
-block is full, the repair of calibration is fitted anew, drift is looked for, the rates of the shop are updated,
-and it is considered whether another model should decide.
+block is full it is foretold and noted, the repair of calibration is fitted anew, drift is looked for, and it is
+considered whether another model should decide.
 
 The models: ``rhythm`` (``models.churn``, from the settings' prior) and ``purchase_rate`` (buy till you die) need
 no label; ``additive`` is the champion; its challengers are ``recency`` (recency only), ``rfm`` (recency,
-frequency, money) and ``tree`` (one of river's, which cannot be promoted).
+frequency, money) and ``tree`` (one of river's, which cannot be promoted, and is asked when the label is there).
 """
 
 from __future__ import annotations
@@ -28,12 +33,13 @@ from numpy.typing import NDArray
 
 from features.matrix import Inputs
 from features.shop import DAY
-from models.additive import Additive
+from models.additive import ALONE, Additive
 from models.basis import RECENCY, RFM
-from models.calibration import Repair, losses, probability, reliability
+from models.calibration import NONE, Affine, Repair, losses, probability, reliability
 from models.churn import RhythmScore
 from models.drift import Watch
 from models.evaluation import auc, brier, log_loss
+from models.learned import LearnedScore
 from models.learning import Learning
 from models.purchase_rate import OnlineRates, Rates, log_odds_of_none
 from models.snapshot import (
@@ -71,8 +77,11 @@ CERTAIN: Final = 2.0
 LEAST: Final = 4
 """Full blocks in the window before models are compared."""
 AHEAD_DAYS: Final = 7.0
-"""How long a challenger must have been ahead at every look, by the labels' own clock, so that a weekday, or a
-single campaign, promotes nothing."""
+"""How long at least, and for a horizon, a challenger must have been ahead at every look by the labels' own clock, so
+that a weekday, a campaign or a season promotes nothing."""
+COPIES: Final = 16
+PER_HORIZON: Final = 12
+"""Copies of what was learned that are kept, and how many fall on a horizon."""
 PROMOTIONS: Final = 20
 """Promotions that are remembered."""
 
@@ -80,7 +89,10 @@ INPUTS: Final = Inputs._fields
 _RECENCY, _AGE, _GAPS, _REPEATS, _ORDER_VALUE = map(
     INPUTS.index, ("recency", "age", "gaps", "repeats", "order_value")
 )
-_SIGNALS: Final = (*(f"input:{name}" for name in INPUTS), "score", "error")
+GROWING: Final = frozenset({"recency", "age", "repeats", "gaps", "gap_mean", "gap_variance", "last_gap"})
+"""Inputs that grow as customers, and a young shop, grow older: that they move means nothing."""
+_WATCHED: Final = [i for i, name in enumerate(INPUTS) if name not in GROWING]
+_SIGNALS: Final = (*(f"input:{INPUTS[i]}" for i in _WATCHED), "score", "error")
 
 
 class Learner(Protocol):
@@ -109,8 +121,8 @@ def contenders(days: float) -> dict[str, Additive]:
     """The models that learn and may be promoted, for a horizon in days: the champion and its challengers."""
     return {
         CHAMPION: Additive(days),
-        "recency": Additive(days, RECENCY, anchored=False),
-        "rfm": Additive(days, RFM, anchored=False),
+        "recency": Additive(days, RECENCY, rate=ALONE),
+        "rfm": Additive(days, RFM, rate=ALONE),
     }
 
 
@@ -144,8 +156,8 @@ class UnknownState(ValueError):
 
 
 class _Block(NamedTuple):
-    """A full block. ``since``: when its first label matured; ``own``: what each model itself said, ``stated``: what
-    was stated after the repair, in log-odds; ``sample``: inputs of some who came again, a row each."""
+    """A full block. ``since``: when its first label matured; ``own``: what each model itself would have said, and
+    ``stated``: the champion after its repair, in log-odds; ``sample``: inputs of some who came again, a row each."""
 
     since: Micros
     churned: Floats
@@ -153,6 +165,30 @@ class _Block(NamedTuple):
     stated: Floats
     sample: NDArray[np.float32]
     loss: dict[str, Floats]
+
+
+class _Copy:
+    """What had been learned by an instant, to foretell what was looked at after it. ``data`` by model."""
+
+    def __init__(self, at: Micros, data: dict[str, dict[str, Any]], rates: Rates, repair: Affine) -> None:
+        self.at, self.data, self.rates, self.repair = at, data, rates, repair
+        self._scores = {name: LearnedScore(name, "", learned, rates) for name, learned in data.items()}
+
+    def said(self, x: Inputs, days: float) -> dict[str, Floats]:
+        """The log-odds of each model."""
+        found = {name: score.score(x).logit for name, score in self._scores.items()}
+        found["purchase_rate"] = purchase_rate(self.rates, x, days)
+        return found
+
+    def packed(self) -> bytes:
+        """To be kept."""
+        return _pack([self.at, self.data, msgspec.to_builtins(self.rates), list(self.repair)])
+
+    @classmethod
+    def unpacked(cls, raw: bytes) -> _Copy:
+        """As it was kept."""
+        at, data, rates, repair = msgspec.msgpack.decode(raw)
+        return cls(at, data, msgspec.convert(rates, Rates), Affine(*repair))
 
 
 class _Course:
@@ -177,7 +213,10 @@ class _Course:
         self.ahead: dict[str, Micros] = {}
         self.full = 0
         self.blocks: deque[_Block] = deque(maxlen=BLOCKS)
-        self.unsaved: dict[int, bytes] = {}
+        self.unsaved: dict[str, bytes] = {}
+        untaught = {name: model.published() for name, model in self.promotable.items()}
+        self.copies: deque[_Copy] = deque([_Copy(0, untaught, Rates(), NONE)], maxlen=COPIES)
+        self.copied = 0
         self.empty()
 
     # ---- the block that fills
@@ -186,9 +225,9 @@ class _Course:
         """Begin a block."""
         self.since: Micros = 0
         self.outcomes = array("f")
-        self.own = {model: array("f") for model in self.models}
-        self.stated = array("f")
+        self.ats = array("q")
         self.rows = array("f")
+        self.asked = array("f")
 
     @property
     def room(self) -> int:
@@ -200,39 +239,65 @@ class _Course:
         if not self.since:
             self.since = examples[0].due
         rows = np.array([e.inputs for e in examples], dtype=np.float32)
-        x = _inputs(rows)
         outcomes = [e.churned for e in examples]
         self.labels += len(outcomes)
         self.churned += sum(outcomes)
         self.outcomes.extend(outcomes)
+        self.ats.extend([e.at for e in examples])
         self.rows.frombytes(rows.tobytes())
-        self.own["rhythm"].extend(self.rhythm.score(x).logit.tolist())
-        self.own["purchase_rate"].extend(purchase_rate(rates, x, self.days).tolist())
         due = [e.due / DAY for e in examples]
         given: Any = rows  # an array is a sequence of sequences, to all but a checker of types
         for name, learner in self.learners.items():
             learner.rates = rates
             said = learner.learn_many(given, outcomes, due)
-            self.own[name].extend(said)
-            if name == CHAMPION:
-                scale, shift = self.repair.holds
-                self.stated.extend([scale * z + shift for z in said])
+            if name == YARDSTICK:
+                self.asked.extend(said)
 
-    def close(self, at: Micros) -> list[News]:
+    def _foretold(self, rows: NDArray[np.float32]) -> tuple[dict[str, Floats], Floats]:
+        """What each model would have said of the rows of a block when they were looked at, and what the champion
+        would have stated."""
+        x = _inputs(rows)
+        own = {"rhythm": self.rhythm.score(x).logit}
+        if self.asked:
+            own[YARDSTICK] = _floats(self.asked)
+        stated = np.empty(len(rows))
+        made = np.array([copy.at for copy in self.copies])
+        newest = np.maximum(np.searchsorted(made, np.frombuffer(self.ats, np.int64), side="right") - 1, 0)
+        for number in np.unique(newest).tolist():
+            here = np.flatnonzero(newest == number)
+            copy = self.copies[number]
+            for model, said in copy.said(Inputs(*(values[here] for values in x)), self.days).items():
+                own.setdefault(model, np.empty(len(rows)))[here] = said
+                if model == CHAMPION:
+                    stated[here] = copy.repair.of(said)
+        # As they will be read again after a restart.
+        return {model: _rounded(own[model]) for model in self.models}, _rounded(stated)
+
+    def _copy(self, at: Micros, rates: Rates) -> None:
+        """Keep what has been learned by now, for what is looked at from now on."""
+        if self.copied and at - self.copies[-1].at < self.days * DAY / PER_HORIZON:
+            return
+        data = {name: model.published() for name, model in self.promotable.items()}
+        copy = _Copy(at, data, rates, self.repair.holds)
+        self.unsaved[f"c{self.copied % COPIES}"] = copy.packed()
+        self.copies.append(copy)
+        self.copied += 1
+
+    def close(self, at: Micros, rates: Rates) -> list[News]:
         """The block is full. What is to be told."""
         rows = np.frombuffer(self.rows, dtype=np.float32).reshape(BLOCK, len(INPUTS))
         churned = _floats(self.outcomes)
         sample = rows[::SAMPLED][churned[::SAMPLED] == 0].copy()
-        own = {model: _floats(said) for model, said in self.own.items()}
-        block = _block(self.since, churned, own, _floats(self.stated), sample)
-        self.unsaved[self.full % BLOCKS] = _packed(block)
+        own, stated = self._foretold(rows)
+        block = _block(self.since, churned, own, stated, sample)
+        self.unsaved[str(self.full % BLOCKS)] = _packed(block)
         self.blocks.append(block)
         self.full += 1
         whole = self._window(CHAMPION, own=True), np.concatenate([b.churned for b in self.blocks])
         self.repair.after((own[CHAMPION], churned), whole)
         model = self.promoted.model
         said = probability(block.stated if model == CHAMPION else own[model])
-        signals = np.vstack([rows.T.astype(np.float64), said, block.loss[model]])
+        signals = np.vstack([rows.T[_WATCHED].astype(np.float64), said, block.loss[model]])
         moved = self.watch.after(_SIGNALS, signals, at)
         told: list[News] = [
             News(
@@ -242,14 +307,15 @@ class _Course:
             for d in moved
         ]
         told += self._consider(at)
+        self._copy(at, rates)
         self.empty()
         return told
 
     def _window(self, model: str, *, own: bool = False) -> Floats:
         """Log-odds that a model said (``own``), or stated, over the window of full blocks."""
         if model == CHAMPION and not own:
-            return np.concatenate([b.stated for b in self.blocks])
-        return np.concatenate([b.own[model] for b in self.blocks])
+            return np.concatenate([np.empty(0), *(b.stated for b in self.blocks)])
+        return np.concatenate([np.empty(0), *(b.own[model] for b in self.blocks)])
 
     # ---- who decides
 
@@ -283,7 +349,9 @@ class _Course:
                 self.ahead.pop(model, None)
                 continue
             since = self.ahead.setdefault(model, at)
-            if (first or at - since >= AHEAD_DAYS * DAY) and (found is None or gain > found[0]):
+            if (first or at - since >= max(AHEAD_DAYS, self.days) * DAY) and (
+                found is None or gain > found[0]
+            ):
                 found = gain, model
         if found is not None:
             told.append(self._promote(found[1], found[0], held, at))
@@ -312,27 +380,20 @@ class _Course:
             for name, model in self.promotable.items()
             if name in {CHAMPION, self.promoted.model}
         }
-        churned = np.concatenate([*(b.churned for b in self.blocks), _floats(self.outcomes)])
-        stated = {model: self._stated(model) for model in self.models}
+        churned = np.concatenate([np.empty(0), *(b.churned for b in self.blocks)])
+        stated = {model: self._window(model) for model in self.models}
         since = self.blocks[0].since if self.blocks else self.since
         return Horizon(
             days=self.days,
             labels=self.labels,
             promoted=self.promoted,
             promotions=self.promotions,
-            gate=self._gate(effective, since, churned),
+            gate=self._gate(effective, since, np.concatenate([churned, _floats(self.outcomes)])),
             models=models,
             figures=tuple(_figures(model, since, churned, said) for model, said in stated.items()),
             reliability=reliability(probability(stated[self.promoted.model]), churned),
             drift=self.watch.moved,
         )
-
-    def _stated(self, model: str) -> Floats:
-        """What a model stated, in log-odds, over the window and the block that fills."""
-        filling = self.stated if model == CHAMPION else self.own[model]
-        if not self.blocks:
-            return _floats(filling)
-        return np.concatenate([self._window(model), _floats(filling)])
 
     def _gate(self, effective: Micros, since: Micros, churned: Floats) -> Gate:
         stayed = self.labels - self.churned
@@ -373,12 +434,13 @@ class _Course:
             "full": self.full,
             "since": self.since,
             "outcomes": self.outcomes.tobytes(),
-            "own": {model: said.tobytes() for model, said in self.own.items()},
-            "stated": self.stated.tobytes(),
+            "ats": self.ats.tobytes(),
             "rows": self.rows.tobytes(),
+            "asked": self.asked.tobytes(),
+            "copied": self.copied,
         }
 
-    def restore(self, state: Mapping[str, Any], blocks: Mapping[int, bytes]) -> None:
+    def restore(self, state: Mapping[str, Any], blocks: Mapping[str, bytes]) -> None:
         """Go on from ``state`` and the full blocks that belong to it, by slot."""
         for name, learner in self.learners.items():
             if name in state["learners"]:
@@ -391,12 +453,26 @@ class _Course:
         self.open, self.ahead, self.full = state["open"], dict(state["ahead"]), state["full"]
         self.since = state["since"]
         self.outcomes.frombytes(state["outcomes"])
-        self.stated.frombytes(state["stated"])
+        self.ats.frombytes(state["ats"])
         self.rows.frombytes(state["rows"])
-        for model, said in self.own.items():
-            said.frombytes(state["own"][model])
+        self.asked.frombytes(state["asked"])
         for number in range(max(0, self.full - BLOCKS), self.full):
-            self.blocks.append(_unpacked(blocks[number % BLOCKS]))
+            self.blocks.append(_unpacked(blocks[str(number % BLOCKS)]))
+        self.copied = state["copied"]
+        for number in range(max(0, self.copied - COPIES), self.copied):
+            self.copies.append(_Copy.unpacked(blocks[f"c{number % COPIES}"]))
+
+    def kept(self) -> dict[str, bytes]:
+        """The full blocks and the copies, by slot."""
+        blocks = {
+            str(number % BLOCKS): _packed(block)
+            for number, block in enumerate(self.blocks, self.full - len(self.blocks))
+        }
+        copies = list(self.copies)[-self.copied :] if self.copied else []
+        return blocks | {
+            f"c{number % COPIES}": copy.packed()
+            for number, copy in enumerate(copies, self.copied - len(copies))
+        }
 
 
 class Trainer:
@@ -489,7 +565,7 @@ class Trainer:
         if course.room:
             return
         promoted = course.promoted
-        told += course.close(self.effective)
+        told += course.close(self.effective, self.rates.rates)
         if self.unpublished >= self.learning.publish_labels or course.promoted is not promoted:
             published.append(self.publish())
 
@@ -561,16 +637,16 @@ class Trainer:
                 prefix = f"{days!r}:"
                 course.restore(
                     kept,
-                    {int(k.removeprefix(prefix)): b for k, b in blocks.items() if k.startswith(prefix)},
+                    {k.removeprefix(prefix): b for k, b in blocks.items() if k.startswith(prefix)},
                 )
         return True
 
     def blocks(self) -> dict[str, bytes]:
-        """All full blocks of the windows, by name."""
+        """What belongs to the state and seldom changes, by name: full blocks of the windows, and copies."""
         return {
-            f"{days!r}:{number % BLOCKS}": _packed(block)
+            f"{days!r}:{slot}": kept
             for days, course in self._courses.items()
-            for number, block in enumerate(course.blocks, course.full - len(course.blocks))
+            for slot, kept in course.kept().items()
         }
 
     def unsaved(self) -> dict[str, bytes]:
@@ -588,11 +664,12 @@ class Trainer:
 
 
 def needed_blocks(state: Mapping[str, Any]) -> list[str]:
-    """Which blocks belong to a state, by name."""
+    """Which blocks and copies belong to a state, by name."""
     return [
-        f"{days}:{number % BLOCKS}"
+        f"{days}:{mark}{number % most}"
         for days, course in state["courses"].items()
-        for number in range(max(0, course["full"] - BLOCKS), course["full"])
+        for mark, most, made in (("", BLOCKS, course["full"]), ("c", COPIES, course["copied"]))
+        for number in range(max(0, made - most), made)
     ]
 
 
@@ -607,6 +684,10 @@ def _inputs(rows: NDArray[np.float32]) -> Inputs:
 
 def _floats(values: array[float]) -> Floats:
     return np.frombuffer(values, dtype=np.float32).astype(np.float64) if values else np.empty(0)
+
+
+def _rounded(values: Floats) -> Floats:
+    return values.astype(np.float32).astype(np.float64)
 
 
 def _figures(model: str, since: Micros, churned: Floats, said: Floats) -> Figures:

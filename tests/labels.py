@@ -14,6 +14,8 @@ from streams.examples import Example
 START = 1_767_225_600_000_000
 """2026-01-01T00:00:00Z"""
 PARTITIONS = 3
+HORIZON = 7.0
+"""Days; short, so that few labels are seen before the first of them has matured."""
 
 
 def labels(
@@ -22,13 +24,15 @@ def labels(
     seed: int = 1,
     first: int = 0,
     a_day: int = 100,
-    horizon: float = 28.0,
+    horizon: float = HORIZON,
     complaint: float = 2.0,
     recency: float = 30.0,
     level: float = -1.0,
+    value: float = 1.0,
 ) -> list[Example]:
     """``n`` labels from the ``first`` on, so many a day, in turn of ``PARTITIONS`` partitions. ``complaint``,
-    ``level``: log-odds of churn; ``recency``: mean days of silence."""
+    ``level``: log-odds of churn; ``recency``: mean days of silence; ``value``: of orders, in
+    usual ones."""
     dice = random.Random(seed)
     found = []
     for k in range(n):
@@ -44,7 +48,7 @@ def labels(
             "gap_mean": 3.0 if gaps else 0.0,
             "bought_30": (1 + gaps) * math.exp(-silent / 43),
             "bought_90": (1 + gaps) * math.exp(-silent / 130),
-            "order_value": dice.choice([1000.0, 2000.0, 5000.0]),
+            "order_value": value * dice.choice([1000.0, 2000.0, 5000.0]),
             "open_complaints": complaints,
             "satisfaction": 1.0,
         }

@@ -14,7 +14,7 @@ from models.training import Trainer
 from streams.events import rfc3339
 from tests.agents.command_line import CommandLine, Said
 from tests.agents.shell import producer_of
-from tests.labels import START, labels
+from tests.labels import HORIZON, START, labels
 from tests.servers import KafkaServer, read_all
 
 DAY = 86_400_000_000
@@ -24,7 +24,7 @@ Call = Callable[..., Said]
 @pytest.fixture(scope="module")
 def learned() -> list[Snapshot]:
     """Four snapshots of one shop, the oldest before its gate opened."""
-    trainer = Trainer(Learning(publish_labels=256), 28.0, Prior(), FEATURES_VERSION)
+    trainer = Trainer(Learning(publish_labels=256), HORIZON, Prior(), FEATURES_VERSION)
     return [p.snapshot for p in trainer.learn(labels(1_024)).published]
 
 
@@ -42,12 +42,14 @@ def model(
     for snapshot in learned:
         producer.produce(prefix + "models", encode(snapshot), snapshot.version, partition=0)
     assert producer.flush(20) == 0
-    return lambda *words: churnwatch("--brokers", kafka.brokers, "--prefix", prefix, "model", *words)
+    return lambda *words: churnwatch(
+        "--brokers", kafka.brokers, "--prefix", prefix, "--set", "policy.horizon_days=7", "model", *words
+    )
 
 
 def deciding(kafka: KafkaServer, prefix: str) -> str:
     """What every worker that follows the topic decides by now."""
-    book = Book(28.0, FEATURES_VERSION)
+    book = Book(HORIZON, FEATURES_VERSION)
     for record in read_all(kafka.brokers, [prefix + "models"]):
         assert book.take(record.key(), record.value()) is None
     newest = book.known().newest()
@@ -185,7 +187,7 @@ def test_a_snapshot_for_another_horizon_is_listed_as_such_and_cannot_be_pinned(
     assert churnwatch(*there, "list").out.count("not for these settings") == len(learned)
     said = churnwatch(*there, "pin", learned[-1].version)
     assert said.code == 2
-    assert "was learned for 28 days, policy.horizon_days is 84" in said.err
+    assert "was learned for 7 days, policy.horizon_days is 84" in said.err
 
 
 def test_an_empty_topic_and_an_unknown_format_are_said(

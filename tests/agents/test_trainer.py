@@ -22,12 +22,13 @@ from agents.models import Following
 from agents.settings import Settings
 from agents.trainer import TrainerWorker
 from alerts.engine import FEATURES_VERSION
+from alerts.policy import Policy
 from models.learning import Learning
 from models.snapshot import PIN, Known, Snapshot, decode, encode, encode_pin
 from models.training import Trainer
 from streams.examples import Example, example_message
 from tests.agents.shell import Shell, eventually, producer_of, run
-from tests.labels import labels
+from tests.labels import HORIZON, labels
 from tests.servers import KafkaServer, RedisServer, read_all, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +57,11 @@ class School(Shell):
     @contextlib.asynccontextmanager
     async def trainer(self, learning: Learning = BY_COUNT) -> AsyncIterator[TrainerWorker]:
         metrics = Metrics(CollectorRegistry(), strict=True)
-        working = TrainerWorker(self.settings(learning=learning), metrics=metrics, serve_http=False)
+        working = TrainerWorker(
+            self.settings(learning=learning, policy=Policy(horizon_days=HORIZON)),
+            metrics=metrics,
+            serve_http=False,
+        )
         try:
             await asyncio.wait_for(working.start(), 30)
             yield working
@@ -91,7 +96,7 @@ class School(Shell):
 
 def right(examples: list[Example], learning: Learning = BY_COUNT) -> tuple[Any, list[str]]:
     """What a trainer knows that has learned them one after the other, undisturbed, and what it published."""
-    trainer = Trainer(learning, 28.0, Settings().prior, FEATURES_VERSION)
+    trainer = Trainer(learning, HORIZON, Settings().prior, FEATURES_VERSION)
     published = [p.snapshot.version for p in trainer.learn(examples).published]
     return msgspec.msgpack.decode(msgspec.msgpack.encode(trainer.state())), published
 
@@ -245,7 +250,9 @@ def test_a_process_that_is_killed_at_work_is_gone_on_from(school: School, tmp_pa
 
 
 def snapshots_of(examples: list[Example]) -> list[Snapshot]:
-    trainer = Trainer(Learning(publish_labels=128), 28.0, Settings().prior, FEATURES_VERSION, yardstick=False)
+    trainer = Trainer(
+        Learning(publish_labels=128), HORIZON, Settings().prior, FEATURES_VERSION, yardstick=False
+    )
     return [p.snapshot for p in trainer.learn(examples).published]
 
 
@@ -253,7 +260,7 @@ def snapshots_of(examples: list[Example]) -> list[Snapshot]:
 async def following(school: School) -> AsyncIterator[tuple[list[Known], Metrics]]:
     told: list[Known] = []
     metrics = Metrics(CollectorRegistry(), strict=True)
-    follower = Following(school.settings().kafka, 28.0, FEATURES_VERSION, told.append, metrics)
+    follower = Following(school.settings().kafka, HORIZON, FEATURES_VERSION, told.append, metrics)
     await follower.start()
     try:
         yield told, metrics
@@ -324,7 +331,12 @@ def _restored(school: School, dump: dict[bytes, bytes]) -> None:
 def _process(school: School, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """``churnwatch trainer`` as a process."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("CHURNWATCH_")}
-    settings = "learning.publish_labels=250", "learning.publish_seconds=86400", "kafka.session_timeout=6"
+    settings = (
+        "learning.publish_labels=250",
+        "learning.publish_seconds=86400",
+        "kafka.session_timeout=6",
+        "policy.horizon_days=7",
+    )
     with log.open("wb") as out:
         process = subprocess.Popen(
             [
