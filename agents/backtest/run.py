@@ -41,6 +41,8 @@ RISES: Final = (0.0, 0.2, 0.4, 0.6)
 """Rises in log-odds since the last purchase that are tried beside the policy's."""
 LEAST_CUSTOMERS: Final = 100
 """Customers who must have bought by the first cut-off."""
+_LONG: Final = 3650.0
+"""Days, longer than any history."""
 _SAMPLED: Final = 2_000
 """Customers whose scores are kept along their silences, as examples to show."""
 
@@ -87,12 +89,17 @@ class Asked(NamedTuple):
 
 def replayed(settings: Settings, horizon: int) -> Settings:
     """The settings of an application as a history is replayed under them: one input on the record clock, with
-    this horizon."""
-    return msgspec.structs.replace(
-        settings,
-        kafka=msgspec.structs.replace(settings.kafka, inputs=(topics.PURCHASES,)),
-        policy=msgspec.structs.replace(settings.policy, horizon_days=float(horizon)),
+    this horizon. Warnings are what is judged, so offers pause, and ``customer-scores`` hears of bands only: a test
+    sees to it that no warning is another for that."""
+    policy = msgspec.structs.replace(
+        settings.policy,
+        horizon_days=float(horizon),
+        offer_pause_days=_LONG,
+        offer_repeat_days=_LONG,
+        score_change=1.0,
     )
+    kafka = msgspec.structs.replace(settings.kafka, inputs=(topics.PURCHASES,))
+    return msgspec.structs.replace(settings, kafka=kafka, policy=policy)
 
 
 class Warned(NamedTuple):

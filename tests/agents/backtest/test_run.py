@@ -30,7 +30,9 @@ from tests.application import Application, Row
 
 READING = Reading(Codec("USD", 2, {}, frozenset()))
 HORIZON = 28
-SETTINGS = replayed(Settings(learning=Learning(gate=50), policy=Policy(medium=0.3, high=0.5, rise=0.2)), HORIZON)
+SETTINGS = replayed(
+    Settings(learning=Learning(gate=50), policy=Policy(medium=0.3, high=0.5, rise=0.2)), HORIZON
+)
 START = (BEGIN.date() - BEGIN.date().replace(year=1970, month=1, day=1)).days + 120
 
 
@@ -86,6 +88,27 @@ def test_a_history_without_servers_leaves_what_a_worker_leaves(orders: Path) -> 
     until = len(ours)
     assert until > 500
     assert sorted(kinds(theirs[:until]), key=repr) == sorted(kinds(ours), key=repr)
+
+
+def test_what_a_backtest_leaves_out_changes_no_warning(tmp_path: Path) -> None:
+    entries = list(read(written(tmp_path / "orders.csv", days=160), READING, lambda _: None))
+    items = [entry.item for entry in entries if isinstance(entry.item, Decoded)]
+
+    def warned(policy: Policy) -> list[tuple[object, ...]]:
+        replay = Replay(engine_of(msgspec.structs.replace(SETTINGS, policy=policy), "record"))
+        told = []
+        for day, today in groupby(items, key=lambda item: item.at // DAY):
+            for message in replay.day(list(today), (day + 1) * DAY).out:
+                if message.topic == topics.ALERTS and b".churn." in dict(message.headers)["ce_type"]:
+                    data = msgspec.json.decode(message.value or b"")
+                    told.append(
+                        (dict(message.headers)["ce_id"], data["decided_at"], data["churn_probability"])
+                    )
+        return sorted(told, key=repr)
+
+    usual = Policy(medium=0.3, high=0.5, rise=0.2, horizon_days=28.0)
+    assert len(warned(usual)) > 50
+    assert warned(SETTINGS.policy) == warned(usual)
 
 
 def test_everybody_is_scored_from_the_board_as_from_their_states(orders: Path) -> None:
