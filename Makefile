@@ -24,6 +24,7 @@ help:
 	@echo '  make test TESTS=tests/streams  only some of the tests'
 	@echo '  make chaos                     the fault tests at their full counts; results in bench/results/'
 	@echo '  make bench                     speed beside Faust, Quix Streams and bytewax; results in bench/results/'
+	@echo '  make quality                   how right the warnings are on three public histories; results in bench/results/'
 	@echo '  make lint                      ruff and mypy alone (seconds)'
 	@echo '  make format                    let ruff put the code in order'
 	@echo '  make lock                      pin the newest versions that pyproject.toml allows, with hashes'
@@ -86,6 +87,10 @@ BENCH ?=
 .PHONY: bench
 bench: $(VENV)/.dev
 	$(PYTHON) -m bench $(BENCH)
+
+.PHONY: quality
+quality: $(VENV)/.dev
+	$(PYTHON) -m bench.quality
 
 # A real broker and a real Redis of the demo's own, stopped at its end; their logs stay in deploy/local/run/demo/logs.
 .PHONY: demo

@@ -22,7 +22,15 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]+)\)")
-SETTING = re.compile(r"`((?:policy|prior|feeds|kafka|redis|worker|shop|clock)\.[a-z_]+)`")
+SETTING = re.compile(r"`((?:policy|prior|feeds|kafka|redis|learning|worker|shop|clock)\.[a-z_]+)`")
+
+
+# What the front page does with a file before anything runs.
+ON_A_FILE = (
+    "churnwatch simulate shop.ndjson --customers 300 --days 240",
+    "churnwatch backtest shop.ndjson --suggest-horizon",
+    "churnwatch backtest shop.ndjson --horizon 28d --out first-look",
+)
 
 
 def commands(page: Path) -> list[str]:
@@ -55,7 +63,8 @@ def test_make_targets_that_a_page_names_exist() -> None:
 def test_the_walk_through_of_the_front_page_works(
     kafka: KafkaServer, redis_server: RedisServer, prefix: str, application: str
 ) -> None:
-    walk = [line for line in commands(ROOT / "README.md") if line.startswith(("export", "churnwatch"))]
+    lines = commands(ROOT / "README.md")
+    walk = [line for line in lines if line.startswith(("export", "churnwatch")) and line not in ON_A_FILE]
     env = {
         **os.environ,
         "CHURNWATCH_KAFKA__BROKERS": kafka.brokers,
@@ -65,7 +74,7 @@ def test_the_walk_through_of_the_front_page_works(
         "CHURNWATCH_WORKER__HTTP_PORT": "0",
         "COLUMNS": "200",
     }
-    worker: subprocess.Popen[bytes] | None = None
+    running: list[subprocess.Popen[bytes]] = []
     said: dict[str, str] = {}
     try:
         for line in walk:
@@ -75,7 +84,7 @@ def test_the_walk_through_of_the_front_page_works(
                 continue
             if line.endswith("&"):
                 command = [sys.executable, "-m", "agents.cli", *words[1:]]
-                worker = subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.DEVNULL)
+                running.append(subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.DEVNULL))
                 continue
             # As a shell runs it: one command may ask another.
             command = ["bash", "-c", f'churnwatch() {{ "{sys.executable}" -m agents.cli "$@"; }}; {line}']
@@ -86,17 +95,32 @@ def test_the_walk_through_of_the_front_page_works(
             )
             assert done.returncode == 0, f"{line}: {done.stderr}"
             said[" ".join(words[1:])] = done.stdout
-        assert worker is not None
-        assert worker.poll() is None
+        assert len(running) == 2, "a worker and a trainer"
+        assert all(process.poll() is None for process in running)
         assert "No purchase for" in said["alerts"]
         assert '"transition":"raised"' in said["alerts --kind churn.raised --json"].replace(" ", "")
         assert '"churn_probability"' in said["customers --json"]
         assert "c000045" in said["customer c000045"]
         assert any("the same decision" in text for words, text in said.items() if words.startswith("explain"))
     finally:
-        if worker is not None:
-            worker.send_signal(signal.SIGTERM)
-            worker.wait(12)
+        for process in running:
+            process.send_signal(signal.SIGTERM)
+        for process in running:
+            process.wait(12)
+
+
+def test_the_backtest_of_the_front_page_works(tmp_path: Path) -> None:
+    shown = commands(ROOT / "README.md")
+    for line in ON_A_FILE:
+        assert line in shown
+        command = [sys.executable, "-m", "agents.cli", *line.split()[1:]]
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+        done = subprocess.run(
+            command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240, check=False
+        )
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+    assert "champion" in done.stdout
+    assert {"report.html", "report.json"} <= {path.name for path in (tmp_path / "first-look").iterdir()}
 
 
 def _until_quiet(redis_server: RedisServer, application: str) -> None:
