@@ -82,6 +82,7 @@ class _Part(NamedTuple):
     name: str
     group: int
     timed: bool
+    sparse: bool
     knots: Floats
     effects: Floats
     usual: float
@@ -126,6 +127,7 @@ class LearnedScore:
                 name=curve,
                 group=GROUPS.index(found.group),
                 timed=DERIVED[curve].timed,
+                sparse=DERIVED[curve].sparse,
                 knots=np.array(found.knots),
                 effects=scale * np.array(found.effects),
                 usual=scale * found.usual,
@@ -148,8 +150,12 @@ class LearnedScore:
         silence: Floats = np.zeros_like(x.recency)
         nothing = np.zeros_like(x.gaps)
         contributions = [nothing] * len(GROUPS)
-        for name, group, timed, knots, effects, usual in self._parts:
-            effect: Floats = np.interp(values.now[name], knots, effects)
+        for name, group, timed, sparse, knots, effects, usual in self._parts:
+            value = values.now[name]
+            if sparse and not value.any():  # as of most evidence in most batches: no effect, exactly
+                contributions[group] = contributions[group] - usual
+                continue
+            effect: Floats = np.interp(value, knots, effects)
             if timed:
                 before: Floats = np.interp(values.then[name], knots, effects)
                 silence = silence + (effect - before)
