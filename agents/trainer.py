@@ -240,10 +240,16 @@ class TrainerWorker(Worker):
         self._published_at = time.monotonic()
 
     async def lot(self, lot: transport.Lot) -> None:
-        """Learn what was read. After little of it wait, so that more gathers for the next commit."""
+        """Learn what was read. When nothing more waits, let some gather for the next commit."""
         await super().lot(lot)
-        if sum(len(batch.records) for batch in lot.batches.values()) < BATCH:
+        read = sum(len(batch.records) for batch in lot.batches.values())
+        if read < BATCH and not any(self._waits(topic, number) for topic, number in lot.batches):
             await asyncio.sleep(LINGER)
+
+    def _waits(self, topic: str, number: int) -> bool:
+        """Whether something was fetched that is not learned yet."""
+        seen, applied = self.app.consumer.seen(topic, number), self.ownership.applied(topic, number)
+        return seen is None or applied is None or seen.popped > applied
 
     async def _measure(self, owned: Owned) -> bool:
         """With the look from outside: whether a snapshot has fallen due while labels trickle in."""

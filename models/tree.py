@@ -44,6 +44,8 @@ class Tree:
             grace_period=GRACE,
             max_depth=DEEPEST,
             leaf_prediction="mc",
+            delta=1e-4,
+            tau=0.1,
             # Its depth bounds it: no estimate of its size, which would be one more thing to remember.
             memory_estimate_period=1 << 62,
         )
