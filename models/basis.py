@@ -198,11 +198,11 @@ _USED = ("used_30", "used_90")
 DERIVED: Final[Mapping[str, Derived]] = MappingProxyType(
     {
         # Log-odds of no purchase within the horizon: see models.purchase_rate.
-        "purchase_rate": _of_purchases(_even(-5, 5, 6), _purchase_rate, *_HISTORY, slope=0.3),
+        "purchase_rate": _of_purchases(_even(-5, 5, 6), _purchase_rate, *_HISTORY, slope=0.25),
         # Log-odds of no purchase within the horizon if gaps are log-logistic about the customer's own.
         "rhythm": _of_purchases(_even(-6, 3, 5), _rhythm, "recency", *_GAPS, slope=0.2),
         # By how many standard deviations the gap would be too long if nothing came within the horizon.
-        "gap_if_silent": _of_purchases(_even(-3, 6, 13), _gap_if_silent, "recency", *_GAPS, slope=0.1),
+        "gap_if_silent": _of_purchases(_even(-3, 6, 13), _gap_if_silent, "recency", *_GAPS, slope=0.2),
         "silence_in_gaps": _of_purchases(_even(-4, 5, 13), _silence_in_gaps, "recency", "gaps", "gap_mean"),
         "purchases_missed": _of_purchases(_even(0, 4, 5), _purchases_missed, *_HISTORY),
         "bought_7": _of_purchases(_even(0, 2, 6), _log1p("bought_7"), "bought_7"),
