@@ -43,7 +43,7 @@ RETAIL: Final = ROOT.parent / "shared" / "data" / "online_retail_II.csv.gz"
 CODEC: Final = Codec("USD", 2, {}, frozenset())
 SECTIONS: Final = ("retail", "groceries", "cdnow", "simulated")
 BATCH: Final = 2_000
-SHOP: Final = 1_500, 400
+SHOP: Final = 1_000, 320
 """Customers and days of the simulated shop."""
 BROWSING: Final = frozenset({"view", "search", "cart", "checkout"})
 TROUBLE: Final = frozenset(
