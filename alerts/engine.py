@@ -385,10 +385,8 @@ class Engine:
             )
         # These records are traffic already when a deadline between them asks whether their topic is silent.
         partition = msgspec.structs.replace(partition, feeds=self._fed(partition, topic, times))
-        steps = [
-            self._follow(lives[key], todo, _Log(partition, topic, index, records, bound, counts, letters))
-            for key, todo in work.items()
-        ]
+        log = _Log(partition, topic, index, records, bound, counts, letters)
+        steps = [self._follow(lives[key], todo, log) for key, todo in work.items()]
         after = msgspec.structs.replace(
             partition,
             applied={**partition.applied, topic: items[-1].offset},
