@@ -229,7 +229,8 @@ DERIVED: Final[Mapping[str, Derived]] = MappingProxyType(
             "discount", (0.0, 0.1, 0.25, 0.5), _plain("discount_share"), "discount_share"
         ),
         "returned_90": _seldom("returns", _even(0, 2, 4), _log1p("returned_90"), "returned_90"),
-        "abandoned": _seldom("category", (0.0, 0.25, 0.5, 1.0), _plain("abandoned"), "abandoned"),
+        # Where a shop has categories, most customers have left one: no rare evidence, and weak.
+        "abandoned": _seldom("category", (0.0, 0.25, 0.5, 1.0), _plain("abandoned"), "abandoned", height=0.5),
         "browsed_7": _seldom("browsing", _even(0, 3, 4), _log1p("browsed_7"), "browsed_7"),
         "browsed_30": _seldom("browsing", _even(0, 4, 5), _log1p("browsed_30"), "browsed_30"),
         "browsed_90": _seldom("browsing", _even(0, 5, 6), _log1p("browsed_90"), "browsed_90"),
