@@ -126,7 +126,9 @@ def extent(path: Path, reading: Reading) -> tuple[int, int] | None:
     None for one without a row. Raises :class:`FileError`, also for standard input, which is read once.
     """
     if path == STDIN:
-        raise FileError("Standard input is read once, and here its end must be known first.", "Give the file's name.")
+        raise FileError(
+            "Standard input is read once, and here its end must be known first.", "Give the file's name."
+        )
     first = next(_rows(path, reading, lambda _refusal: None), None)
     if first is None:
         return None
@@ -150,7 +152,9 @@ def _last(path: Path, reading: Reading) -> int | None:
             head = stream.peek(4096)
             if head[:4] == b"PAR1" or _is_cdnow(head):
                 return None
-            names = None if _first(head) == b"{" else next(csv.reader([stream.readline().decode("utf-8-sig")]))
+            names = (
+                None if _first(head) == b"{" else next(csv.reader([stream.readline().decode("utf-8-sig")]))
+            )
             tail = b""
             while block := stream.read(_TAIL):
                 tail = (tail + block)[-2 * _TAIL :]

@@ -122,7 +122,9 @@ def test_the_core_imports_nothing_impure_not_even_through_others(name: str) -> N
             if imported in MODULES:
                 ways.append((*way, imported))
             else:
-                assert allowed(imported, way[0]), f"{' -> '.join((*way, imported))}: not in the list of what is pure"
+                assert allowed(imported, way[0]), (
+                    f"{' -> '.join((*way, imported))}: not in the list of what is pure"
+                )
 
 
 @pytest.mark.parametrize("name", CORE_NAMES)
