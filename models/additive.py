@@ -18,6 +18,8 @@ tide from it, times
 
 v: the variance of that distance over time, m: how many horizons the labels span, ``tau``: by how much (log-odds) the
 purchase rate's level is expected to be wrong in the long run. It is the mean of a normal prior and m witnesses.
+Where the distance is far beyond anything that such a prior and the seasons explain, the shop is none that the purchase
+rate can describe, and a wide prior (``ASTRAY``) takes its place: a mixture of two normal priors, by Bayes' rule.
 
 The challengers are the same learner with fewer inputs and no anchor: their intercept is the tide itself.
 """
@@ -46,6 +48,10 @@ ALONE: Final = 0.2
 TIDE: Final = 0.01
 """How fast the intercept follows the outcomes, and the anchor the purchase rate."""
 TAU: Final = 0.05
+ASTRAY: Final = 1.0
+"""By how much the purchase rate's level is wrong where the shop is none that it can describe, log-odds."""
+EVIDENCE: Final = 1e-5
+"""Odds of that beforehand: so that a few seasons do not pass for it, only what is many standard errors away."""
 FADE: Final = 2_000
 """Examples that what is usual is a mean over."""
 SAMPLED: Final = 8
@@ -273,7 +279,13 @@ class Additive:
         if not self._anchored or not self.examples:
             return self._tide
         horizons = (self._until - self._since) / self.horizon_days
-        sure = self._tau**2 / (self._tau**2 + self._swing / self.examples / max(horizons, 0.1))
+        noise = self._swing / self.examples / max(horizons, 0.1)
+        near, far = self._tau**2 + noise, ASTRAY**2 + noise
+        squared = self._drift * self._drift
+        astray = _sigmoid(
+            math.log(EVIDENCE * math.sqrt(near / far)) + 0.5 * squared * (1.0 / near - 1.0 / far)
+        )
+        sure = (1.0 - astray) * self._tau**2 / near + astray * ASTRAY**2 / far
         return self._anchor + sure * self._drift
 
     def _shop(self) -> Shop:

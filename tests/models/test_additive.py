@@ -206,6 +206,25 @@ def test_what_is_off_through_many_seasons_is_believed() -> None:
     assert model.level == pytest.approx(0.5 - 0.8, abs=0.02)
 
 
+def test_a_shop_that_the_purchase_rate_cannot_describe_is_believed_soon() -> None:
+    def stated(distance: float) -> float:
+        model = Additive(H)
+        few = {
+            "examples": 2_000,
+            "anchor": 0.5,
+            "drift": distance,
+            "swing": 2_000 * 0.02,
+            "since": 0.0,
+            "until": 84.0,
+        }
+        model.restore(model.state() | few)
+        return (model.level - 0.5) / distance
+
+    assert stated(-1.5) > 0.9
+    assert stated(1.5) > 0.9
+    assert stated(-0.3) < 0.5, "that may be a season"
+
+
 def test_challengers_know_nothing_of_the_purchase_rate() -> None:
     one, two = (Additive(H, RFM, anchored=False) for _ in range(2))
     rows = made.rows(400)
