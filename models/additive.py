@@ -52,6 +52,10 @@ ASTRAY: Final = 1.0
 """By how much the purchase rate's level is wrong where the shop is none that it can describe, log-odds."""
 EVIDENCE: Final = 1e-5
 """Odds of that beforehand: so that a few seasons do not pass for it, only what is many standard errors away."""
+SEASON: Final = 0.4
+"""By how much the level of a shop moves from one season to another, log-odds, before it was seen."""
+SEEN: Final = 3.0
+"""Horizons for which that counts."""
 FADE: Final = 2_000
 """Examples that what is usual is a mean over."""
 SAMPLED: Final = 8
@@ -280,12 +284,15 @@ class Additive:
             return self._tide
         horizons = (self._until - self._since) / self.horizon_days
         noise = self._swing / self.examples / max(horizons, 0.1)
-        near, far = self._tau**2 + noise, ASTRAY**2 + noise
+        # A few horizons of one season are steady, and no proof: they vary as seasons do until enough were seen.
+        varied = (self._swing / self.examples * horizons + SEASON**2 * SEEN) / (horizons + SEEN)
+        doubt = varied / max(horizons, 0.1)
+        near, far = self._tau**2 + doubt, ASTRAY**2 + doubt
         squared = self._drift * self._drift
         astray = _sigmoid(
             math.log(EVIDENCE * math.sqrt(near / far)) + 0.5 * squared * (1.0 / near - 1.0 / far)
         )
-        sure = (1.0 - astray) * self._tau**2 / near + astray * ASTRAY**2 / far
+        sure = (1.0 - astray) * self._tau**2 / (self._tau**2 + noise) + astray * ASTRAY**2 / far
         return self._anchor + sure * self._drift
 
     def _shop(self) -> Shop:
