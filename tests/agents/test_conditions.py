@@ -82,7 +82,9 @@ def test_2_the_version_is_read_before_the_states(shell: Shell, topics: Topics) -
                 answer = await loaded(wanted)
                 if not rivals:
                     rivals += 1
-                    ((hot, _),) = answer
+                    (found,) = answer
+                    assert found is not None
+                    hot, _ = found
                     count = counting.read(hot[b"c0"]) if hot[b"c0"] else counting.Count()
                     count.silences = 7
                     owned = worker.ownership.get(0)
@@ -130,7 +132,7 @@ def test_3_a_batch_keeps_the_lease_it_began_with_and_writes_nothing_after_the_ne
                 return outcomes[-len(steps) :]
 
             worker.store.load_all = load_and_claim_again  # type: ignore[method-assign]
-            worker.store.commit_all = commit  # type: ignore[assignment,method-assign]
+            worker.store.commit_all = commit  # type: ignore[method-assign]
             shell.send("purchases", customers(40))
             await eventually(lambda: shell.counted(1) == 40 and len(outcomes) > 1)
             assert outcomes[0] is Lost
