@@ -23,7 +23,7 @@ class Learning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     enabled: bool = True
     activity: Literal["purchase", "purchase_or_use"] = "purchase"
-    snapshot_days: Days = 28.0
+    snapshot_days: Days = 21.0
     horizons: tuple[Days, ...] = ()
     gate: Annotated[int, Meta(ge=1, le=1_000_000)] = 200
     publish_labels: Annotated[int, Meta(ge=1, le=10_000_000)] = 2_000

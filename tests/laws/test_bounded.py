@@ -162,9 +162,9 @@ def test_a_customer_who_only_buys_takes_a_few_hundred_bytes() -> None:
     log.tick(day(200))
     application = Application().run(log.rows)
     sizes = sorted(size(application, key) for key in application.hot)
-    # Of these, three snapshots that wait for their label are 420 bytes at most.
-    assert sizes[len(sizes) // 2] < 600
-    assert sizes[-1] < 900
+    # Of these, the snapshots that wait for their label, two or three, are 420 bytes at most.
+    assert sizes[len(sizes) // 2] < 750
+    assert sizes[-1] < 950
 
 
 def test_a_partition_stays_small_however_long_it_runs() -> None:

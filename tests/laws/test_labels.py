@@ -96,7 +96,7 @@ def life(seed: int, days: int = 200) -> Log:
 @given(st.integers(0, 2**32), st.sampled_from([1, 7, 2000]))
 def test_a_label_is_what_the_naive_twin_finds_in_the_log(seed: int, batch: int) -> None:
     log = life(seed)
-    application = Application(batch=batch).run(log.rows)
+    application = Application(batch=batch, learning=Learning(snapshot_days=28.0)).run(log.rows)
     items = [application.codec.decode(row) for row in log.rows]
     examples = application.examples()
     assert told(examples) == naive(items, [example.at for example in examples], HORIZON)
@@ -189,7 +189,7 @@ def test_who_lapsed_by_time_is_no_example_until_the_next_purchase() -> None:
     log.purchase("ann", day(0))
     for number in range(1, 500, 5):
         log.tick(day(number))
-    application = Application().run(log.rows)
+    application = Application(learning=Learning(snapshot_days=28.0)).run(log.rows)
     lapsed = application.examples()
     assert len(lapsed) == 13
     assert max(example.at for example in lapsed) <= day(365)
