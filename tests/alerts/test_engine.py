@@ -12,6 +12,7 @@ from features import matrix
 from features.customer import MOST_MONEY, Customer, pack_hot
 from features.shop import DAY
 from features.standing import Standing
+from models.learning import Learning
 from streams import events as ev
 from streams.alerts import alert_id
 from streams.codec import Decoded
@@ -523,7 +524,7 @@ def test_what_was_not_touched_is_not_written() -> None:
 def test_a_deadline_is_written_when_it_changes_and_only_then() -> None:
     log = Log(only=PURCHASES)
     log.purchase("ann", day(0))
-    application = run(log, inputs=ONE)
+    application = run(log, inputs=ONE, learning=Learning(enabled=False))
     assert application.turns[0].deadlines.keys() == {b"ann"}
     log.purchase("ann", day(0.5))
     application.run(log.rows)
