@@ -21,7 +21,7 @@ purchase rate's level is expected to be wrong in the long run. It is the mean of
 Where the distance is far beyond anything that such a prior and the seasons explain, the shop is none that the purchase
 rate can describe, and a wide prior (``ASTRAY``) takes its place: a mixture of two normal priors, by Bayes' rule.
 
-The challengers are the same learner with fewer inputs and no anchor: their intercept is the tide itself.
+The challengers are the same learner with fewer inputs. One without an anchor has the tide as its intercept.
 """
 
 from __future__ import annotations
