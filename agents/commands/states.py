@@ -97,6 +97,12 @@ def read(settings: Settings, ask: Callable[[Reader], Coroutine[Any, Any, T]]) ->
                     "Start one with: churnwatch worker; or name the right one with --application or --redis.",
                 )
             return await ask(Reader(settings, store, layout))
+        except StoreAway:
+            # redis-py sends through wait_for, which in Python 3.11 may swallow a cancellation: Ctrl-C came first.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise asyncio.CancelledError from None
+            raise
         finally:
             await store.close()
 

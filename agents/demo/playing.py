@@ -124,7 +124,9 @@ class Play:
 
     def _prepared(self) -> None:
         settings = self._settings
-        names = [settings.kafka.topic(name) for name in (*settings.kafka.inputs, *topics.OUTPUTS)]
+        names = [
+            settings.kafka.topic(name) for name in (*settings.kafka.inputs, *topics.OUTPUTS, topics.MODELS)
+        ]
         if self._embedded is not None:
             self._embedded.touch(names)
         else:

@@ -52,7 +52,7 @@ def test_a_file_is_played_warned_of_and_summed_up_and_the_demo_ends_by_itself() 
         said, _ = process.communicate(timeout=180)
         assert process.returncode == 0, said
     warnings = re.findall(
-        r"^2026-\d\d-\d\d  c\d{6} +churn +\d+ %  No purchase for \d+ days; ", said, re.MULTILINE
+        r"^2026-\d\d-\d\d  c\d{6} +churn +\d+ %  No purchase for \d+ days\. ", said, re.MULTILINE
     )
     assert warnings, said
     summary = re.search(r"churn: .*?(\d+) raised", said)

@@ -86,7 +86,7 @@ def _played(application: Application, log: Log) -> Played:
             read.setdefault(item.customer, []).append(Read(row.topic, item))
     told = [Told(s.alert, application.name, "", s.withheld) for s in application.seen()]
     parts: dict[str, Part | None] = {topic: Part(0, end) for topic, end in log.next.items()}
-    return Played(Settings(application=application.name), told, read, parts)
+    return Played(Settings(application=application.name, policy=application.policy), told, read, parts)
 
 
 @pytest.mark.parametrize("batch", [3, 2000])
