@@ -39,6 +39,8 @@ class Row(msgspec.Struct):
     records: int = 0
     customers: int = 0
     alerts: int = 0
+    learned: int = 0
+    labels: int = 0
     repeated: int = 0
     repeated_alerts: int = 0
     dead_letters: int = 0
@@ -68,6 +70,7 @@ class Book:
             row.records, row.customers, row.alerts = verdict.records, verdict.customers, verdict.alerts
             row.repeated, row.repeated_alerts = verdict.repeated, verdict.repeated_alerts
             row.dead_letters = verdict.dead_letters
+            row.learned, row.labels = verdict.learned, verdict.examples
         self.rows.append(row)
         return row
 
@@ -114,15 +117,17 @@ def page(rows: list[Row]) -> str:
         "timer and no message is left behind, offsets stand at the log's end, and of all that left, de-duplicated by",
         "id: with one input topic on the record clock it equals byte for byte an undisturbed run, with three topics",
         "every probability equals that of an oracle that applies exactly the records up to the alert's `position`.",
+        "Models take effect as they do in a replay, from snapshots that were learned before: *learned* is how many of",
+        "the decisions were a learned model's, *labels* how many matured and left.",
         "*Repeated*: records that were sent more than once (of which alerts).",
         "",
-        "| fault | topics | seed | struck | equal | records | customers | alerts | repeated | dead letters | seconds | |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| fault | topics | seed | struck | equal | records | customers | alerts | learned | labels | repeated | dead letters | seconds | |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for r in rows:
         cells: list[object] = [
             r.fault, r.inputs, r.seed, r.done, "yes" if r.equal else "**no**", f"{r.records:,}", f"{r.customers:,}",
-            f"{r.alerts:,}", f"{r.repeated:,} ({r.repeated_alerts:,})", r.dead_letters, f"{r.seconds:g}", r.note,
+            f"{r.alerts:,}", f"{r.learned:,}", f"{r.labels:,}", f"{r.repeated:,} ({r.repeated_alerts:,})", r.dead_letters, f"{r.seconds:g}", r.note,
         ]  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     lines += ["", "Machine: " + ", ".join(f"{name} {value}" for name, value in machine().items()) + ".", ""]
