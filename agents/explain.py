@@ -342,7 +342,11 @@ def _decided(
     band = bands.LOW
     step: decide.Transition | None = None
     silent_days = max(at - customer.last_purchase, 0) / DAY
-    if found is not None:
+    last = before[-1].alert if before else None
+    if alert.kind == "upsell" and last is not None and _one_decision(last, alert):
+        # Churn was decided upon just before, and is not again.
+        band = bands.NAMES.index(last.risk_band) if last.risk_band is not None else bands.LOW
+    elif found is not None:
         asked = decide.Score(
             found.churn,
             found.alive,
@@ -386,6 +390,11 @@ def _decided(
         held=held,
         silent_days=silent_days,
     )
+
+
+def _one_decision(churn: Alert, alert: Alert) -> bool:
+    """Whether an alert left by the same decision as the one of churn before it."""
+    return (churn.kind, churn.decided_at, churn.position) == ("churn", alert.decided_at, alert.position)
 
 
 def standing_before(before: Sequence[Told], read: Sequence[Read], calendar: Calendar) -> Standing:

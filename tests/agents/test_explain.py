@@ -391,7 +391,7 @@ def test_a_warning_is_explained_step_by_step_and_decided_the_same(
     assert alert["reasons"][0]["text"] in out
     assert "cause: lost rhythm, to do: reminder" in out
     assert "medium from 0.6, high from 0.8" in out
-    assert "≥ 0.8 (policy.rise)" in out
+    assert "≥ 0.3 (policy.rise)" in out
     assert f"position purchases {alert['position']['purchases']}" in out
     assert "that of the settings" in out
     assert "of this customer up to the position: the same decision" in out
