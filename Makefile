@@ -20,7 +20,7 @@ help:
 	@echo '  make demo DATA=path/to/file    your own CSV, NDJSON or Parquet (columns: README.md)'
 	@echo '  make demo SERVERS=local        the same on a real Apache Kafka and Redis (needs Java 17, Maven, redis-server)'
 	@echo
-	@echo '  make test                      what CI runs: ruff, mypy, pytest (5 minutes)'
+	@echo '  make test                      what CI runs: ruff, mypy, pytest (9 minutes)'
 	@echo '  make test TESTS=tests/streams  only some of the tests'
 	@echo '  make chaos                     the fault tests at their full counts; results in bench/results/'
 	@echo '  make bench                     speed beside Faust, Quix Streams and bytewax; results in bench/results/'
