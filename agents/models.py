@@ -1,7 +1,8 @@
 """The snapshots a worker scores by: the whole topic ``models`` read at its start, and followed from there.
 
 Without a group: every worker reads everything. A snapshot that cannot be used is refused, said and counted, and
-the worker goes on with what it has; so does one that cannot reach Kafka, or finds no such topic yet.
+the worker goes on with what it has; so does one that finds no such topic yet. While Kafka cannot be reached at the
+start, nothing is decided.
 """
 
 from __future__ import annotations
@@ -26,10 +27,9 @@ from streams import topics
 
 log = logging.getLogger(__name__)
 
-# After how many seconds of the first reading it is said that it takes long.
+# After how many seconds of the first reading it is said that it takes long; and how long a reading may stand still
+# before its end, as the last offsets of a log may be of no records.
 PATIENCE = 30.0
-# How long the first reading may stand still before its end: the last offsets of a log may be of no records.
-STILL = 2.0
 # How often it is looked for a topic that is not there, or tried again after an error.
 AGAIN = 5.0
 
@@ -69,6 +69,8 @@ class Following:
                 async with asyncio.timeout(PATIENCE):
                     await self._first.wait()
             except TimeoutError:
+                if self._task.done():
+                    self._task.result()  # a bug ends the worker instead of letting it wait for ever
                 log.warning(
                     "%s could not be read for %.0f s: nothing is decided before", self._topic, PATIENCE
                 )
@@ -127,8 +129,7 @@ class Following:
         begun = time.monotonic()
         while True:
             left = [tp for tp, end in ends.items() if await consumer.position(tp) < end]
-            still = PATIENCE if self._first.is_set() else STILL
-            if not left or self._stopping or time.monotonic() - begun > still:
+            if not left or self._stopping or time.monotonic() - begun > PATIENCE:
                 return
             if self._take(book, await consumer.getmany(timeout_ms=200)):
                 begun = time.monotonic()

@@ -16,7 +16,7 @@ MOST = 8
 
 class Pending(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """``at``: instant of the snapshot; ``active``: of the earliest activity after it, ``lost``: the earliest at
-    which the customer was said to be lost after it (0: none so far); ``inputs``: as ``packed``."""
+    which the customer was said to be lost after it (0: none so far); ``inputs``: float32."""
 
     at: int
     active: int
@@ -28,11 +28,6 @@ class Pending(msgspec.Struct, array_like=True, frozen=True, gc=False):
         until = self.at + horizon
         said = 0 < self.lost <= until and (not self.active or self.lost < self.active)
         return said or not 0 < self.active <= until
-
-
-def packed(values: list[float]) -> bytes:
-    """The inputs of a snapshot as float32, little-endian on every machine that runs churnwatch."""
-    return array("f", values).tobytes()
 
 
 def waiting(pending: tuple[Pending, ...], horizons: tuple[int, ...], after: int) -> int:
