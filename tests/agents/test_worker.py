@@ -182,7 +182,8 @@ def test_a_jump_that_was_interrupted_is_finished_by_the_next_worker(
         run(interrupted())
     run(body())
     assert [key for _, key in first.fired + second.fired] == [b"c%02d" % i for i in range(20)]
-    assert sorted(shell.alerts()) == [f"c{i:02}:silent:1" for i in range(20)]
+    # A worker that ends between sending and forgetting leaves what is sent again, under the same id.
+    assert sorted(set(shell.alerts())) == [f"c{i:02}:silent:1" for i in range(20)]
 
 
 def test_under_the_wall_clock_silence_fires_once_everything_has_been_read_and_clock_records_do_nothing(
