@@ -15,6 +15,8 @@ Micros = int
 SECOND: Micros = 1_000_000
 # Fetch responses of a healthy broker come several times a second, with or without records.
 PAUSE: Micros = 5 * SECOND
+# A topic in steady use is never read to its very end; this far behind it counts as read.
+NEARLY: Micros = 10 * SECOND
 # How far another topic has been read where there is no other.
 ALWAYS: Micros = 1 << 62
 
@@ -84,3 +86,8 @@ def everything_read(views: Mapping[str, View]) -> Micros | None:
     if all(view.all_read for view in views.values()):
         return min(view.fetched for view in views.values())
     return None
+
+
+def caught_up(views: Mapping[str, View], now: Micros) -> bool:
+    """Whether every topic has been read to its end, or to records that were written a moment ago."""
+    return all(view.all_read or view.last >= now - NEARLY for view in views.values())

@@ -2,7 +2,9 @@
 
 ``/healthz`` is answered by the worker's own event loop, so an answer means that the loop turns; until the
 worker has started it says so for ``startup_deadline`` seconds, then it fails, so that a supervisor restarts
-a worker that never came up. ``/readyz`` wants every assigned partition claimed. ``/metrics`` is Prometheus'.
+a worker that never came up. ``/readyz`` wants every assigned partition claimed, and of each all that there was
+applied once since: a worker may fall behind again without getting unready, which metrics tell. One without
+partitions, a spare, is ready; while the group shares out its partitions, none is. ``/metrics`` is Prometheus'.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ class PortTakenError(Unrecoverable):
 class Health:
     """The HTTP side of one worker.
 
-    ``assigned`` and ``claimed`` give partition numbers and are asked at each request. ``now`` is a
-    monotonic clock in seconds.
+    ``assigned``, ``claimed`` and ``caught_up`` give partition numbers and are asked at each request, as is
+    ``rebalancing``. ``now`` is a monotonic clock in seconds.
     """
 
     def __init__(
@@ -37,12 +39,16 @@ class Health:
         *,
         assigned: Callable[[], Collection[int]],
         claimed: Callable[[], Collection[int]],
+        caught_up: Callable[[], Collection[int]],
+        rebalancing: Callable[[], bool] = lambda: False,
         startup_deadline: float = 120.0,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.metrics = metrics
         self.assigned = assigned
         self.claimed = claimed
+        self.caught_up = caught_up
+        self.rebalancing = rebalancing
         self.startup_deadline = startup_deadline
         self.now = now
         self.began = now()
@@ -114,16 +120,18 @@ class Health:
     async def _readyz(self, _request: web.Request) -> web.Response:
         if not self.has_started:
             return web.Response(status=503, text="starting: no assignment yet\n")
-        assigned = set(self.assigned())
-        missing = sorted(assigned - set(self.claimed()))
         if self.failure is not None:
             return web.Response(status=503, text=f"failed: {self.failure}\n")
-        if missing:
-            numbers = ", ".join(str(n) for n in missing)
-            return web.Response(
-                status=503, text=f"{len(missing)} of {len(assigned)} partitions not claimed: {numbers}\n"
-            )
-        return web.Response(text=f"ready: {len(assigned)} partitions claimed\n")
+        if self.rebalancing():
+            return web.Response(status=503, text="rebalancing: the group is sharing out its partitions\n")
+        assigned = set(self.assigned())
+        for wanted, found in (("claimed", self.claimed()), ("caught up", self.caught_up())):
+            missing = sorted(assigned - set(found))
+            if missing:
+                numbers = ", ".join(str(n) for n in missing)
+                text = f"{len(missing)} of {len(assigned)} partitions not {wanted}: {numbers}\n"
+                return web.Response(status=503, text=text)
+        return web.Response(text=f"ready: {len(assigned)} partitions claimed and caught up\n")
 
     async def _metrics(self, _request: web.Request) -> web.Response:
         return web.Response(body=self.metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})

@@ -41,13 +41,15 @@ class Log(Protocol):
 class Owned:
     """One partition number that is ours. ``state`` is its own state as of the last commit.
 
-    ``last`` is Kafka's time of the last record applied, by Kafka topic, in microseconds.
+    ``last`` is Kafka's time of the last record applied, by Kafka topic, in microseconds. ``caught_up``: whether
+    all there was has been applied since the claim, once.
     """
 
     lease: Lease
     state: Partition
     last: dict[str, int] = field(default_factory=dict)
     fetches: Fetches = field(default_factory=Fetches)
+    caught_up: bool = False
 
     @property
     def number(self) -> int:
@@ -89,6 +91,10 @@ class Ownership:
     def numbers(self) -> list[int]:
         """All that is ours now."""
         return sorted(number for number, owned in self._owned.items() if not owned.lease.lost)
+
+    def caught_up(self) -> list[int]:
+        """Those of :meth:`numbers` of which everything has been applied once."""
+        return [number for number in self.numbers() if self._owned[number].caught_up]
 
     def applied(self, topic: str, number: int) -> int | None:
         """The next offset to apply of a partition that is ours."""

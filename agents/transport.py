@@ -488,6 +488,12 @@ class Consumer(driver.Consumer):
         self.owner.revoked()
         await super().on_partitions_revoked(revoked)
 
+    async def on_partitions_assigned(self, assigned: Any, generation_id: int = 0) -> None:
+        """A spare is told of an assignment too: with nothing to read Faust seeks nowhere."""
+        await super().on_partitions_assigned(assigned, generation_id)
+        if not assigned:
+            await self.seek_to_committed()
+
     async def seek_to_committed(self) -> dict[Any, int]:
         """Called after every assignment, often twice: claim in Redis and seek to the offsets kept there."""
         async with self.claiming:

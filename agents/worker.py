@@ -269,6 +269,8 @@ class Worker:
             self.metrics,
             assigned=self.assigned,
             claimed=self.ownership.numbers,
+            caught_up=self.ownership.caught_up,
+            rebalancing=lambda: bool(self.app.rebalancing),
             startup_deadline=settings.worker.startup_deadline,
         )
         self.http_port: int | None = None
@@ -827,6 +829,8 @@ class Worker:
         version, waiting = await self.store.glance(owned.lease)
         if version != owned.lease.version:
             return self._drop(owned, "restored")
+        if not owned.caught_up:
+            owned.caught_up = clock.caught_up(self._views(owned), _now())
         self.metrics.outbox_depth.labels(number).set(waiting)
         silent = self.core.silent_feeds(owned.state, owned.state.clock)
         for logical in self.logical.values():

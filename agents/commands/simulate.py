@@ -26,6 +26,7 @@ EPILOG = examples(
     "churnwatch simulate shop.ndjson.gz --customers 50000 --days 365 --seed 7   more of them, gzipped",
     "churnwatch simulate --customers 100 | churnwatch send -   straight to Kafka",
     "churnwatch simulate --start 2026-06-01 --days 90 shop.ndjson   from another day on",
+    "churnwatch simulate --live --start 90d --days 365 | churnwatch send --clock none -   a shop that is open now",
 )
 
 
@@ -42,6 +43,10 @@ def simulate(
     days: Annotated[int, typer.Option(min=1, max=36_500, help="How long.")] = 180,
     seed: Annotated[int, typer.Option(min=0, help="Another number, another shop.")] = 1,
     start: Annotated[str, typer.Option(metavar="TIME", help="The first day.")] = "2026-01-05",
+    live: Annotated[
+        bool,
+        typer.Option("--live", help="Write what has happened by now at once, and the rest as it happens."),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Write over files that are there.")] = False,
 ) -> None:
     """Write the events of a made-up shop whose truth is known.
@@ -61,6 +66,8 @@ def simulate(
         number = 0
         with _progress(call, shop.start, shop.end) as tell:
             for number, event in enumerate(shop, 1):
+                if live:
+                    _await(to_micros(event.time), stream)
                 stream.write(encode(event) + b"\n")
                 if number % 500 == 0:
                     tell(to_micros(event.time), number)
@@ -73,11 +80,18 @@ def simulate(
     )
     if truth is not None:
         call.err.print(f"Wrote to {truth} when and why {len(shop.truth):,} of them leave.", markup=False)
-    if shop.end > time.time_ns() // 1000:
+    if not live and shop.end > time.time_ns() // 1000:
         call.err.print(
             f"They end on {rfc3339(shop.end)[:10]}, which is still to come: `churnwatch send` refuses what lies in "
-            "the future. Set an earlier --start, or fewer --days."
+            "the future. Set an earlier --start or fewer --days, or let --live write them when their time comes."
         )
+
+
+def _await(at: int, stream: IO[bytes]) -> None:
+    """Until an instant (microseconds), with everything before it handed on."""
+    while (ahead := at - time.time_ns() // 1000) > 0:
+        stream.flush()
+        time.sleep(ahead / 1e6)
 
 
 def _line(departure: Any) -> bytes:

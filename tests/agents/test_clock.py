@@ -1,6 +1,17 @@
 from __future__ import annotations
 
-from agents.clock import ALWAYS, PAUSE, SECOND, Fetches, View, clock, everything_read, others_read_to
+from agents.clock import (
+    ALWAYS,
+    NEARLY,
+    PAUSE,
+    SECOND,
+    Fetches,
+    View,
+    caught_up,
+    clock,
+    everything_read,
+    others_read_to,
+)
 
 NOW = 1_000 * SECOND
 GRACE = 20 * SECOND
@@ -59,3 +70,10 @@ def test_a_customer_is_advanced_as_far_as_every_other_topic_has_been_read() -> N
 def test_everything_is_read_at_the_earliest_of_the_fetches_that_saw_the_end() -> None:
     assert everything_read({"a": read(NOW - 3), "b": read(NOW - 7)}) == NOW - 7
     assert everything_read({"a": read(), "b": unread(last=1)}) is None
+
+
+def test_caught_up_is_what_was_read_to_its_end_or_nearly() -> None:
+    assert caught_up({"a": read(), "b": read(last=NOW - 900 * SECOND)}, NOW)
+    assert caught_up({"a": read(), "b": unread(last=NOW - NEARLY)}, NOW), "a topic in steady use"
+    assert not caught_up({"a": read(), "b": unread(last=NOW - NEARLY - 1)}, NOW)
+    assert not caught_up({"a": read(), "b": read(fetched=0)}, NOW), "nobody has looked yet"

@@ -18,11 +18,15 @@ class Worker:
     def __init__(self) -> None:
         self.assigned: set[int] = set()
         self.claimed: set[int] = set()
+        self.caught_up: set[int] = set()
+        self.rebalancing = False
         self.time = 0.0
         self.health = Health(
             Metrics(CollectorRegistry()),
             assigned=lambda: self.assigned,
             claimed=lambda: self.claimed,
+            caught_up=lambda: self.caught_up,
+            rebalancing=lambda: self.rebalancing,
             startup_deadline=60,
             now=lambda: self.time,
         )
@@ -61,14 +65,26 @@ def test_alive_while_starting_until_the_deadline_and_then_once_started() -> None
     served(check)
 
 
-def test_ready_when_every_assigned_partition_is_claimed_and_says_which_are_missing() -> None:
+def test_ready_when_every_assigned_partition_is_claimed_and_caught_up_and_says_which_are_not() -> None:
     async def check(worker: Worker, get: Get) -> None:
         assert (await get("/readyz"))[0] == 503
         worker.health.started()
         worker.assigned, worker.claimed = {0, 1, 2, 10}, {1}
         assert await get("/readyz") == (503, "3 of 4 partitions not claimed: 0, 2, 10\n")
-        worker.claimed = {0, 1, 2, 10}
-        assert await get("/readyz") == (200, "ready: 4 partitions claimed\n")
+        worker.claimed, worker.caught_up = {0, 1, 2, 10}, {0, 2}
+        assert await get("/readyz") == (503, "2 of 4 partitions not caught up: 1, 10\n")
+        worker.caught_up = {0, 1, 2, 10}
+        assert await get("/readyz") == (200, "ready: 4 partitions claimed and caught up\n")
+
+    served(check)
+
+
+def test_a_spare_is_ready_but_nobody_is_while_the_group_shares_out_its_partitions() -> None:
+    async def check(worker: Worker, get: Get) -> None:
+        worker.health.started()
+        assert await get("/readyz") == (200, "ready: 0 partitions claimed and caught up\n")
+        worker.rebalancing = True
+        assert await get("/readyz") == (503, "rebalancing: the group is sharing out its partitions\n")
 
     served(check)
 

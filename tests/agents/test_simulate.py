@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
+import sys
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -12,9 +14,9 @@ import pytest
 from agents.files import Reading, Refusal, count, read
 from agents.simulator import simulate
 from streams.codec import Codec
-from streams.events import rfc3339
+from streams.events import rfc3339, to_micros
 from tests.agents.command_line import CommandLine
-from tests.servers import KafkaServer
+from tests.servers import ROOT, KafkaServer
 
 SMALL = ("--customers", "60", "--days", "40")
 
@@ -114,3 +116,26 @@ def test_a_simulated_shop_can_be_sent(churnwatch: CommandLine, kafka: KafkaServe
     assert {msgspec.json.decode(record.value() or b"")["id"] for record in arrived} == {
         msgspec.json.decode(line)["id"] for line in written
     }
+
+
+def test_a_live_shop_writes_what_has_happened_at_once_and_the_rest_when_it_happens() -> None:
+    opened = datetime.now(UTC) - timedelta(hours=14)  # so that it is afternoon there now
+    command = ["simulate", "--live", "--customers", "30000", "--days", "2", "--start", opened.isoformat()]
+    began = time.time_ns() // 1000
+    past = live = 0
+    with subprocess.Popen(
+        [sys.executable, "-m", "agents.cli", *command], cwd=ROOT, stdout=subprocess.PIPE
+    ) as shop:
+        try:
+            assert shop.stdout is not None
+            for line in shop.stdout:
+                happened = to_micros(datetime.fromisoformat(json.loads(line)["time"]))
+                assert happened <= time.time_ns() // 1000, "nothing is told before its time"
+                past += happened <= began
+                live += happened > began
+                if live == 2:
+                    break
+        finally:
+            shop.kill()
+    assert past > 100
+    assert live == 2

@@ -91,6 +91,8 @@ LEANED_ON: list[tuple[Any, str, str]] = [
         "takes a full partition out of the active ones, then sleeps a second",
     ),
     (CONSUMER.on_partitions_revoked, "e7564e625d0b", "is awaited before the group goes on"),
+    (CONSUMER.on_partitions_assigned, "a2f6d5bbb1b6", "is awaited also where nothing is assigned"),
+    (Recovery._resume_streams, "66178e8c7483", "seeks only where something is assigned"),
     (driver.Consumer.verify_event_path, "cac9905ae91e", "only logs"),
     (driver.Consumer._to_message, "b68886661fc3", "reads the fields that Batch has"),
     (driver.Consumer._new_consumer_thread, "cd26d06ef170", "makes the thread"),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import inspect
+import json
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -278,28 +280,93 @@ def test_a_worker_that_starts_before_redis_waits_for_it(
     run(body())
 
 
+@contextlib.asynccontextmanager
+async def asked(working: Worker) -> AsyncIterator[Callable[[], Awaitable[tuple[int, str]]]]:
+    """A worker that serves HTTP, and what its /readyz answers."""
+    await working.start()
+    try:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{working.http_port}") as http:
+
+            async def ready() -> tuple[int, str]:
+                async with http.get("/readyz") as answer:
+                    return answer.status, await answer.text()
+
+            yield ready
+    finally:
+        await working.stop()
+
+
+async def until(*wanted: tuple[int, str], of: Sequence[Callable[[], Awaitable[tuple[int, str]]]]) -> None:
+    """Wait for these answers of workers, in any order."""
+    end = asyncio.get_running_loop().time() + 30
+    while (said := sorted([await ready() for ready in of])) != list(wanted):
+        assert asyncio.get_running_loop().time() < end, said
+        await asyncio.sleep(0.02)
+
+
 def test_ready_means_that_every_assigned_partition_is_claimed(shell: Shell, topics: Topics) -> None:
     topics("purchases", "alerts", partitions=2)
 
     async def body() -> None:
         working = Worker(shell.settings(), core=shell.core())
-        await working.start()
-        try:
-            async with aiohttp.ClientSession(f"http://127.0.0.1:{working.http_port}") as http:
+        async with asked(working) as ready:
+            await until((200, "ready: 2 partitions claimed and caught up\n"), of=[ready])
+            async with working.app.consumer.claiming:
+                working.ownership.release(1)
+                assert await ready() == (503, "1 of 2 partitions not claimed: 1\n")
+            async with aiohttp.ClientSession() as http:
+                metrics = await http.get(f"http://127.0.0.1:{working.http_port}/metrics")
+                assert "churnwatch_partitions_assigned 2.0" in await metrics.text()
 
-                async def ready() -> tuple[int, str]:
-                    async with http.get("/readyz") as answer:
-                        return answer.status, await answer.text()
+    run(body())
 
-                await eventually(lambda: working.ownership.numbers() == [0, 1])
-                assert await ready() == (200, "ready: 2 partitions claimed\n")
-                async with working.app.consumer.claiming:
-                    working.ownership.release(1)
-                    assert await ready() == (503, "1 of 2 partitions not claimed: 1\n")
-                async with http.get("/metrics") as answer:
-                    assert "churnwatch_partitions_assigned 2.0" in await answer.text()
-        finally:
-            await working.stop()
+
+@pytest.mark.parametrize("clock", ["wall", "record"])
+def test_ready_means_that_all_there_was_has_been_applied(
+    shell: Shell, topics: Topics, clock: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell.inputs, shell.clock, shell.batch = ("purchases", "browses"), clock, 1
+    topics(*shell.inputs, "alerts", partitions=1, message_timestamp_type="CreateTime")
+    long_ago = round(START.timestamp() * 1000)
+    for number in range(40):
+        event = {"id": f"e{number}", "type": "view", "customer": "c1", "time": START.isoformat()}
+        shell.producer().produce(shell.prefix + "browses", json.dumps(event), "c1", timestamp=long_ago)
+    assert shell.producer().flush(20) == 0
+    go_on = asyncio.Event()
+    lot = Worker.lot
+
+    async def held(working: Worker, lots: Any) -> None:
+        """The first goes by; the others wait, with no lock held, so that the worker looks how far it is."""
+        if working.metrics.registry.get_sample_value("churnwatch_decoded_total"):
+            await go_on.wait()
+        await lot(working, lots)
+
+    monkeypatch.setattr(Worker, "lot", held)
+
+    async def body() -> None:
+        working = Worker(shell.settings(), core=shell.core())
+        async with asked(working) as ready:
+            await until((503, "1 of 1 partitions not caught up: 0\n"), of=[ready])
+            await eventually(lambda: shell.counted(1) == 1)
+            swept = "churnwatch_lag_records"
+            labels = {"topic": "browses", "partition": "0"}
+            await eventually(lambda: working.metrics.registry.get_sample_value(swept, labels) == 39)
+            assert await ready() == (503, "1 of 1 partitions not caught up: 0\n")
+            go_on.set()
+            await until((200, "ready: 1 partitions claimed and caught up\n"), of=[ready])
+            assert shell.counted(1) == 40
+
+    run(body())
+
+
+def test_a_spare_worker_is_ready(shell: Shell, topics: Topics) -> None:
+    topics("purchases", "alerts", partitions=1)
+
+    async def body() -> None:
+        first, second = (Worker(shell.settings(), core=shell.core()) for _ in range(2))
+        async with asked(first) as one, asked(second) as other:
+            spare, busy = ((200, f"ready: {owned} partitions claimed and caught up\n") for owned in range(2))
+            await until(spare, busy, of=[one, other])
 
     run(body())
 
