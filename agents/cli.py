@@ -14,6 +14,7 @@ import typer
 from agents.commands import (
     alerts,
     backtest,
+    brakes,
     completion,
     config,
     customers,
@@ -117,7 +118,13 @@ def churnwatch(
 app.command(epilog=worker.EPILOG)(worker.worker)
 app.command(epilog=trainer.EPILOG)(trainer.trainer)
 app.command(epilog=send.EPILOG)(send.send)
-app.command(epilog=alerts.EPILOG)(alerts.alerts)
+
+_alerts = typer.Typer(context_settings={"help_option_names": ["-h", "--help"]})
+_alerts.callback(invoke_without_command=True, epilog=alerts.EPILOG)(alerts.alerts)
+_alerts.command("pause", epilog=brakes.EPILOG_PAUSE)(brakes.pause)
+_alerts.command("resume", epilog=brakes.EPILOG_RESUME)(brakes.resume)
+app.add_typer(_alerts, name="alerts")
+
 app.command(epilog=explain.EPILOG)(explain.explain)
 app.command(epilog=customers.EPILOG)(customers.customers)
 app.command(epilog=customers.EPILOG_ONE)(customers.customer)

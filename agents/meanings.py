@@ -171,5 +171,9 @@ MEANINGS: Final[dict[str, str]] = {
         "many that the worker stopped."
     ),
     "worker.trainer": "Run the trainer in the worker's process too: for a demo, or a shop with one worker.",
+    "worker.shadow": (
+        "Decide and record, deliver nothing: every alert goes to `decisions`, withheld as `shadow`. The same on all "
+        "workers."
+    ),
 }
 """What each key means, by its dotted name."""

@@ -21,6 +21,8 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from alerts.brakes import KINDS, Brakes
+
 PREFIX = "churnwatch_"
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -121,11 +123,15 @@ class Metrics:
         self.looks_held = counter("looks_held_total", "Looks skipped because their feed is silent.")
         self.alerts = counter(
             "alerts_total",
-            "Transitions decided; decision: delivered, history, silent or ceiling.",
+            "Transitions decided; decision: delivered, or why not (history, silent, ceiling, paused, shadow).",
             "kind",
             "transition",
             "decision",
         )
+        self.alerts_paused = gauge(
+            "alerts_paused", "1 while alerts of a kind are decided and not delivered.", "kind"
+        )
+        self.shadow_mode = gauge("shadow_mode", "1 while this worker delivers no alert at all.")
         self.feeds_silent = gauge(
             "feeds_silent", "1 where a topic's traffic fell away.", "topic", "partition"
         )
@@ -224,6 +230,12 @@ class Metrics:
                     raise UnknownCountError(what)
                 case _:
                     self.uncounted.inc(n)
+
+    def braked(self, brakes: Brakes) -> None:
+        """Shows which brakes hold."""
+        for kind in KINDS:
+            self.alerts_paused.labels(kind).set(bool(brakes.open(kind)))
+        self.shadow_mode.set(brakes.shadow)
 
     def exposition(self) -> bytes:
         """What ``/metrics`` answers, in Prometheus' text format (``CONTENT_TYPE``)."""

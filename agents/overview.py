@@ -36,10 +36,11 @@ from agents.core import engine_of
 from agents.failure import Code, Unrecoverable
 from agents.settings import Settings, redacted
 from agents.store import Layout, Store, StoreAway, connect
+from alerts.brakes import Board, Brakes
 from alerts.engine import ClockMode, Engine
 from alerts.partition import Partition, unpack
 from streams.codec import PREFIX
-from streams.topics import ALERTS, DEAD_LETTERS
+from streams.topics import ALERTS, BRAKES, DEAD_LETTERS, DECISIONS
 
 PATIENCE = 4.0
 """Seconds until a server that does not answer is called away."""
@@ -69,19 +70,22 @@ class Group(NamedTuple):
 
 
 class Newest(NamedTuple):
-    """The newest record of an output topic. ``what`` is its kind or reason, ``who`` the customer."""
+    """The newest record of an output topic. ``what`` is its kind or reason, ``who`` the customer, ``withheld`` why
+    it was not delivered."""
 
     at: Micros
     what: str
     who: str
     versions: Mapping[str, str]
     source: str = ""
+    withheld: str = ""
 
 
 class Logs(NamedTuple):
     """What Kafka tells. ``counts``: partitions of every topic by Kafka name; ``begins`` and ``ends`` by
     (logical input topic, partition); ``group``: None where the broker does not tell, then ``no_group``
-    says why; ``letters``: dead letters that are kept; ``hidden``: topics whose logs this user may not see."""
+    says why; ``letters``: dead letters that are kept; ``hidden``: topics whose logs this user may not see;
+    ``brakes``: what keeps alerts from being delivered."""
 
     counts: Mapping[str, int]
     begins: Mapping[tuple[str, int], int]
@@ -92,6 +96,8 @@ class Logs(NamedTuple):
     newest_letter: Newest | None
     newest_alert: Newest | None
     hidden: tuple[str, ...] = ()
+    brakes: Brakes = Brakes()
+    newest_withheld: Newest | None = None
 
 
 class Stored(NamedTuple):
@@ -377,6 +383,7 @@ class _Kafka:
         self._consumer: Consumer | None = None
         self._hidden: set[str] = set()
         self._read: dict[str, tuple[tuple[tuple[int, int], ...], Newest | None]] = {}
+        self._brakes: tuple[int, Brakes] = 0, Brakes()
 
     @property
     def admin(self) -> AdminClient:
@@ -390,7 +397,8 @@ class _Kafka:
         with self.broker.explained(self.admin.poll):
             metadata = self.admin.list_topics(timeout=self.broker.patience)
             counts = {name: len(t.partitions) for name, t in metadata.topics.items() if t.error is None}
-            topics = [t for t in (*kafka.inputs, DEAD_LETTERS, ALERTS) if kafka.topic(t) in counts]
+            outputs = DEAD_LETTERS, ALERTS, DECISIONS, BRAKES
+            topics = [t for t in (*kafka.inputs, *outputs) if kafka.topic(t) in counts]
             places = [(t, n) for t in topics for n in range(counts[kafka.topic(t)])]
             begins = self.offsets(places, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
             ends = self.offsets(places, OffsetSpec.latest())  # type: ignore[no-untyped-call]
@@ -398,10 +406,7 @@ class _Kafka:
             group, no_group = (
                 (None, "an embedded broker does not tell who reads") if embedded else self.group()
             )
-        held = {
-            t: [p for p in places if p[0] == t and ends.get(p, 0) > begins.get(p, 0)]
-            for t in (DEAD_LETTERS, ALERTS)
-        }
+        held = {t: [p for p in places if p[0] == t and ends.get(p, 0) > begins.get(p, 0)] for t in outputs}
         return Logs(
             counts,
             {at: offset for at, offset in begins.items() if at[0] in kafka.inputs},
@@ -412,6 +417,8 @@ class _Kafka:
             self.newest(DEAD_LETTERS, held[DEAD_LETTERS], ends),
             self.newest(ALERTS, held[ALERTS], ends),
             tuple(t for t in topics if t in self._hidden),
+            self.brakes(begins.get((BRAKES, 0), 0), ends.get((BRAKES, 0), 0)),
+            self.newest(DECISIONS, held[DECISIONS], ends),
         )
 
     def offsets(self, places: Iterable[tuple[str, int]], spec: OffsetSpec) -> dict[tuple[str, int], int]:
@@ -496,7 +503,45 @@ class _Kafka:
         self._read[topic] = key, found
         return found
 
+    def brakes(self, begin: int, end: int) -> Brakes:
+        """What the topic ``brakes`` holds, read again where it has grown."""
+        if self._brakes[0] != end and begin < end:
+            board = Board()
+            at = TopicPartition(self.settings.kafka.topic(BRAKES), 0, begin)
+            for message in self._up_to(at, end):
+                board.take(message.key(), message.value())
+            self._brakes = end, board.known()
+        return self._brakes[1]
+
+    def _up_to(self, at: TopicPartition, end: int) -> Iterator[Message]:
+        """The records of a partition before an offset, as far as they come within the time of a look."""
+        consumer = self._assigned([at])
+        until = time.monotonic() + NEWEST
+        while time.monotonic() < until:
+            for message in consumer.consume(500, 0.1):
+                if message.error() is None:
+                    yield message
+            (position,) = consumer.position([TopicPartition(at.topic, at.partition)])
+            if position.offset >= end:
+                break
+        consumer.unassign()
+
     def _last(self, places: list[TopicPartition]) -> list[Message]:
+        consumer = self._assigned(places)
+        messages: dict[int, Message] = {}
+        left = {at.partition for at in places}
+        end = time.monotonic() + NEWEST
+        while left and time.monotonic() < end:
+            for message in consumer.consume(len(places), 0.1):
+                error = message.error()
+                if error is None:
+                    messages.setdefault(message.partition() or 0, message)
+                if error is None or error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                    left.discard(message.partition() or 0)
+        consumer.unassign()
+        return list(messages.values())
+
+    def _assigned(self, places: list[TopicPartition]) -> Consumer:
         if self._consumer is None:
             self._consumer = Consumer(
                 {
@@ -509,18 +554,7 @@ class _Kafka:
                 }
             )
         self._consumer.assign(places)
-        messages: dict[int, Message] = {}
-        left = {at.partition for at in places}
-        end = time.monotonic() + NEWEST
-        while left and time.monotonic() < end:
-            for message in self._consumer.consume(len(places), 0.1):
-                error = message.error()
-                if error is None:
-                    messages.setdefault(message.partition() or 0, message)
-                if error is None or error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
-                    left.discard(message.partition() or 0)
-        self._consumer.unassign()
-        return list(messages.values())
+        return self._consumer
 
     def result(self, future: Future[Any]) -> Any:
         """What an admin call came to. Raises KafkaException, also when the client's own time-out failed to come."""
@@ -558,5 +592,10 @@ def _newest(message: Message) -> Newest | None:
     what = f"{alert.get('kind')}.{alert.get('transition')}"
     versions = {str(k): str(v) for k, v in (alert.get("versions") or {}).items()}
     return Newest(
-        decided(alert), what, str(alert.get("customer")), versions, str(alert.get("score_source", ""))
+        decided(alert),
+        what,
+        str(alert.get("customer")),
+        versions,
+        str(alert.get("score_source", "")),
+        str(alert.get("withheld", "")),
     )

@@ -236,6 +236,7 @@ class Worker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_format: Literal["plain", "json"] = "plain"
     accept_invalid_until: tuple[Position, ...] = ()
     trainer: bool = False
+    shadow: bool = False
 
 
 class Origin(NamedTuple):

@@ -7,8 +7,10 @@ from typing import Final
 
 from agents.findings import Finding, Level, counted, lasting, note, numbered, problem, warning
 from agents.overview import Group, Logs, Overview, States
+from alerts.brakes import KINDS
 from alerts.partition import WINDOW
-from streams.topics import DEAD_LETTERS
+from streams.events import rfc3339
+from streams.topics import DEAD_LETTERS, DECISIONS
 
 SECOND: Final = 1_000_000
 OUTBOX_SECONDS: Final = 60
@@ -43,6 +45,7 @@ def troubles(seen: Overview) -> list[Finding]:
             found += look(seen, seen.states)
     if seen.logs is not None:
         found += _letters(seen, seen.logs)
+        found += _brakes(seen, seen.logs)
     order = list(Level)
     return sorted(found, key=lambda f: -order.index(f.level))
 
@@ -394,6 +397,44 @@ def _letters(seen: Overview, logs: Logs) -> Iterator[Finding]:
         "Each is kept whole with its reason until the topic's retention removes it.",
         "churnwatch dlq list; once repaired: churnwatch dlq replay.",
     )
+
+
+def _brakes(seen: Overview, logs: Logs) -> Iterator[Finding]:
+    """What is decided and not delivered, because somebody wants it so."""
+    decisions = seen.settings.kafka.topic(DECISIONS)
+    kept = f"What is decided meanwhile is recorded on {decisions} and not delivered, also later."
+    pauses: dict[tuple[int, str], list[str]] = {}
+    for pause in logs.brakes.open():
+        pauses.setdefault((pause.paused_at, pause.reason), []).append(pause.kind)
+    for (paused_at, reason), kinds in pauses.items():
+        which = "Alerts" if len(kinds) == len(KINDS) else f"Alerts of {', '.join(kinds)}"
+        yield warning(
+            "paused",
+            f"{which} are paused since {rfc3339(paused_at)[:19].replace('T', ' ')} UTC"
+            f"{f' ({reason})' if reason else ''}.",
+            kept,
+            f"churnwatch alerts resume{'' if len(kinds) == len(KINDS) else ' ' + kinds[0]} delivers again.",
+        )
+    withheld, alert = logs.newest_withheld, logs.newest_alert
+    if seen.settings.worker.shadow:
+        yield note(
+            "shadow",
+            "Shadow mode: by these settings (worker.shadow) no alert is delivered.",
+            kept,
+            "To deliver, set worker.shadow = false for all workers and start them again.",
+        )
+    elif (
+        withheld is not None
+        and withheld.withheld == "shadow"
+        and (alert is None or alert.at < withheld.at)
+        and not pauses
+    ):
+        yield note(
+            "shadow",
+            "The newest alert was withheld by a worker in shadow mode.",
+            f"These settings say worker.shadow = false, that worker's do not. {kept}",
+            "If it is not meant so, start the workers with the same settings as these.",
+        )
 
 
 def _is_read(seen: Overview) -> bool:

@@ -21,6 +21,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -30,15 +31,17 @@ from prometheus_client import CollectorRegistry
 from agents import clock, reach, transport
 from agents.core import engine_of, usable
 from agents.failure import Code, LayoutRefused, StoreBroken, Unrecoverable
+from agents.following import Following
 from agents.health import Health
 from agents.metrics import Metrics
-from agents.models import Following
 from agents.ownership import Offsets, Owned, Ownership, check_counts
 from agents.relay import Relay
 from agents.settings import Settings, redacted
 from agents.store import Lost, Outcome, States, Step, Store, StoreAway, Wanted, Write, connect
-from alerts.engine import FEATURES_VERSION, Missing, Turn
+from alerts.brakes import Board, Brakes
+from alerts.engine import FEATURES_VERSION, Engine, Missing, Turn
 from alerts.partition import Partition, Poisoned
+from models.snapshot import Book
 from streams import topics
 from streams.codec import Codec, Item, Record, Tick
 from streams.message import pack
@@ -229,18 +232,11 @@ class Worker:
         self.metrics = metrics or Metrics(CollectorRegistry())
         kafka = settings.kafka
         self.logical = {kafka.topic(name): name for name in kafka.inputs}
-        self._following: Following | None = None
+        self._following: list[Following[Any]] = []
         if core is None:
             engine = engine_of(settings)
             self.core: Core = engine
-            if settings.learning.enabled:
-                self._following = Following(
-                    kafka,
-                    settings.policy.horizon_days,
-                    FEATURES_VERSION,
-                    lambda known: engine.adopt(usable(settings, known)),
-                    self.metrics,
-                )
+            self._follow(engine)
         else:
             self.core = core
         self.codec: Decoder = codec or Codec(
@@ -286,6 +282,30 @@ class Worker:
         self._dropped = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
+    def _follow(self, engine: Engine) -> None:
+        """What comes to the engine from beside its inputs: brakes, and what was learned."""
+        settings = self.settings
+
+        def braked(brakes: Brakes) -> None:
+            engine.brake(brakes)
+            self.metrics.braked(brakes)
+
+        braked(Brakes(shadow=settings.worker.shadow))
+        self._following.append(
+            Following(settings.kafka, topics.BRAKES, partial(Board, settings.worker.shadow), braked)
+        )
+        if settings.learning.enabled:
+            self._following.append(
+                Following(
+                    settings.kafka,
+                    topics.MODELS,
+                    partial(Book, settings.policy.horizon_days, FEATURES_VERSION),
+                    lambda known: engine.adopt(usable(settings, known)),
+                    self.metrics.model_refused.inc,
+                    "nothing learned is known",
+                )
+            )
+
     # ---- life
 
     async def start(self) -> None:
@@ -297,8 +317,7 @@ class Worker:
         found = await transport.topic_partitions(self.settings.kafka, patience)
         check_counts({topic: found.get(topic, 0) for topic in self.logical})
         await self._check_redis(patience)
-        if self._following is not None:
-            await self._following.start()
+        await asyncio.gather(*(following.start() for following in self._following))
         if not transport.running_loop_is_fast():
             log.info("The event loop is not uvloop's: an eighth slower")
         for run in (self._keep_relaying, self._keep_sweeping, self._keep_claiming):
@@ -345,8 +364,7 @@ class Worker:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._following is not None:
-            await self._following.stop()
+        await asyncio.gather(*(following.stop() for following in self._following))
         if self.app.started:
             await self.app.stop()
         await self.health.stop()
@@ -777,6 +795,8 @@ class Worker:
             "history": "from an archive or of before go-live",
             "silent": "known before the archive's end, the new policy or the new model",
             "ceiling": "above policy.deliver_per_minute",
+            "paused": "paused (churnwatch alerts resume ends it)",
+            "shadow": "in shadow mode (worker.shadow)",
         }
         counted = ", ".join(f"{n} {why[decision]}" for decision, n in sorted(self._withheld.items()))
         log.warning(

@@ -17,6 +17,7 @@ import numpy as np
 
 from alerts import bands, decide, feeds, offers
 from alerts.ahead import Ahead, Quiet
+from alerts.brakes import Brakes
 from alerts.cause import cause as cause_of
 from alerts.looks import Grid
 from alerts.offers import Candidate
@@ -244,6 +245,7 @@ class Engine:
         self._lapsed = round(policy.lapsed_days * DAY)
         self._first = Usable(0, RhythmScore(prior, policy.horizon_days))
         self._models: list[_Use] = []
+        self._brakes = Brakes()
         self.adopt(())
 
     # ---- what the shell asks
@@ -272,6 +274,10 @@ class Engine:
             for each in sorted([self._first, *usable], key=lambda each: each.effective)
         ]
         self._using = self._models[-1]
+
+    def brake(self, brakes: Brakes) -> None:
+        """From now on these keep alerts from being delivered. What is decided does not depend on them."""
+        self._brakes = brakes
 
     def _used(self, usable: Usable) -> _Use:
         model = usable.model
@@ -1019,7 +1025,7 @@ class Engine:
         return turn
 
     def _deliver(self, turn: Turn, drafts: list[_Draft], letters: list[tuple[int, Message]]) -> None:
-        """Messages in the order of their causes; the ceiling marks what is not delivered."""
+        """Messages in the order of their causes; brakes and the ceiling mark what is not delivered."""
         learned = turn.partition.examples
         ceiling = Ceiling(turn.partition.minutes, self.policy.deliver_per_minute)
         placed = [((place, "", -1), letter) for place, letter in letters]
@@ -1035,7 +1041,8 @@ class Engine:
             else:
                 decision: str = draft.delivery
                 if decision == "live":
-                    decision = "delivered" if ceiling.admits(draft.at) else "ceiling"
+                    held = self._brakes.withhold(content.kind, turn.partition.number, draft.at)
+                    decision = held or ("delivered" if ceiling.admits(draft.at) else "ceiling")
                 turn.counts["alert", content.kind, content.transition, decision] += 1
                 why = None if decision == "delivered" else decision
                 message = alert_message(content, self.policy.type_prefix, self.application, why)

@@ -215,7 +215,7 @@ def alert_message(alert: Alert, prefix: str, application: str, withheld: str | N
     """The alert as a CloudEvent 1.0 in Kafka's binary mode, keyed by customer.
 
     ``prefix`` is the first part of its type (``io.churnwatch``). An alert that is ``withheld``
-    (``history``, ``silent``, ``ceiling``) goes to ``decisions`` with the reason, any other to the
+    (``history``, ``silent``, ``ceiling``, ``paused``, ``shadow``) goes to ``decisions`` with the reason, any other to the
     topic of its kind.
     """
     headers = _headers(

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from alerts.brakes import Brakes
 from alerts.engine import ClockMode, Engine, Missing, Turn
 from alerts.partition import Partition
 from alerts.policy import Feeds, Policy
@@ -247,6 +248,7 @@ class Application:
         self.turns: list[Turn] = []
         self.commits = 0
         self._blob: bytes | None = None
+        self.brakes = Brakes()
         self.start()
 
     def start(self) -> None:
@@ -262,7 +264,13 @@ class Application:
             self.accepted,
             self.learning,
         )
+        self.engine.brake(self.brakes)
         self.partition: Partition = self.engine.open(self._blob, 0)
+
+    def brake(self, brakes: Brakes) -> None:
+        """The worker has heard of brakes; so will the next process."""
+        self.brakes = brakes
+        self.engine.brake(brakes)
 
     # ---- what the worker does
 

@@ -22,6 +22,7 @@ EPILOG = examples(
     "churnwatch alerts --follow                              and then each as it is raised, until Ctrl-C",
     "churnwatch alerts --kind churn --band high --since 7d   of the last week, the urgent ones",
     "churnwatch alerts --customer 12346 --json | jq .reasons  why one customer was warned of",
+    "churnwatch alerts pause                                 deliver no more, until churnwatch alerts resume",
 )
 _COLOURS = {"high": "red", "medium": "yellow", "low": "green", "lapsed": "dim"}
 
@@ -47,10 +48,12 @@ def alerts(
         int | None, typer.Option(min=1, help="Only the newest so many (of those before --follow).")
     ] = None,
 ) -> None:
-    """Show alerts from Kafka. Nothing is consumed: others see them too.
+    """Show alerts from Kafka, or (pause, resume) keep them from being delivered.
 
-    An alert that was sent twice is shown once.
+    Nothing is consumed: others see them too. An alert that was sent twice is shown once.
     """
+    if context.invoked_subcommand is not None:
+        return
     call = shell(context)
     start = None if since is None else instant(since)
     broker = Broker(call.settings.kafka)

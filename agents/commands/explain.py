@@ -274,6 +274,8 @@ def _where(told: Told) -> str:
         "history": "rests on an archive",
         "silent": "was known before the first live decision",
         "ceiling": "more than policy.deliver_per_minute",
+        "paused": "alerts of its kind were paused",
+        "shadow": "its worker was in shadow mode",
     }
     return f"withheld ({told.withheld}: {why.get(told.withheld, 'see docs/marketing.md')})"
 

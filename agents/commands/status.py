@@ -132,6 +132,10 @@ def described(seen: Overview, found: list[Finding]) -> dict[str, Any]:
         said["model"] = {"version": states.model, "score_source": states.source}
         said["partitions"] = [_partition(seen, stored) for stored in states.partitions]
     if logs is not None:
+        said["paused"] = [
+            {"kind": p.kind, "paused_at": rfc3339(p.paused_at)} | ({"reason": p.reason} if p.reason else {})
+            for p in logs.brakes.open()
+        ]
         said["dead_letters"] = {"kept": logs.letters}
         if logs.newest_letter is not None:
             newest = logs.newest_letter

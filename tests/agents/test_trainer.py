@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from agents import trainer as shell_of_the_trainer
+from agents.following import Following
 from agents.metrics import Metrics
-from agents.models import Following
 from agents.settings import Settings
 from agents.trainer import TrainerWorker
 from alerts.engine import FEATURES_VERSION
 from alerts.policy import Policy
 from models.learning import Learning
-from models.snapshot import PIN, Known, Snapshot, decode, encode, encode_pin
+from models.snapshot import PIN, Book, Known, Snapshot, decode, encode, encode_pin
 from models.training import Trainer
 from streams.examples import Example, example_message
 from tests.agents.shell import Shell, eventually, producer_of, run
@@ -260,7 +261,13 @@ def snapshots_of(examples: list[Example]) -> list[Snapshot]:
 async def following(school: School) -> AsyncIterator[tuple[list[Known], Metrics]]:
     told: list[Known] = []
     metrics = Metrics(CollectorRegistry(), strict=True)
-    follower = Following(school.settings().kafka, HORIZON, FEATURES_VERSION, told.append, metrics)
+    follower = Following(
+        school.settings().kafka,
+        "models",
+        partial(Book, HORIZON, FEATURES_VERSION),
+        told.append,
+        metrics.model_refused.inc,
+    )
     await follower.start()
     try:
         yield told, metrics
@@ -292,7 +299,7 @@ def test_a_worker_reads_all_there_is_and_takes_up_the_rest_without_a_restart(sch
 def test_a_worker_goes_on_without_the_topic_and_finds_it_when_it_comes(
     kafka: KafkaServer, prefix: str, topics: Topics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agents.models.AGAIN", 0.2)
+    monkeypatch.setattr("agents.following.AGAIN", 0.2)
     school = School(kafka.brokers, "redis://localhost:1", "app", prefix)
     (only,) = snapshots_of(MANY[:128])
 

@@ -1,29 +1,26 @@
-"""The snapshots a worker scores by: the whole topic ``models`` read at its start, and followed from there.
+"""Small topics that every worker follows: model snapshots to score by, brakes on what is delivered.
 
-Without a group: every worker reads everything. A snapshot that cannot be used is refused, said and counted, and
-the worker goes on with what it has; so does one that finds no such topic yet. While Kafka cannot be reached at the
-start, nothing is decided.
+The whole topic is read at the start and followed from there, without a group. A record that cannot be used is
+refused, said and counted, and the worker goes on with what it has; so does one that finds no such topic yet. While
+Kafka cannot be reached at the start, nothing is decided.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
 from agents.failure import KafkaBroken
-from agents.metrics import Metrics
 from agents.settings import Kafka
 from agents.transport import topic_partitions
-from models.snapshot import Book, Known
-from streams import topics
 
 log = logging.getLogger(__name__)
 
@@ -34,36 +31,57 @@ PATIENCE = 30.0
 AGAIN = 5.0
 
 
-class Following:
-    """Follows ``models`` in the running event loop.
+Known_co = TypeVar("Known_co", covariant=True)
 
-    ``changed`` is called with all that is known, once at the end of the first reading (also where there is
-    nothing) and after each change; it must not fail. ``start`` returns after that first call.
+
+class Book(Protocol[Known_co]):
+    """The records of a topic taken together."""
+
+    def take(self, key: bytes | None, value: bytes | None) -> str | None:
+        """One record. Why it was refused, or None."""
+        ...
+
+    def known(self) -> Known_co:
+        """What there is now; two that are equal say the same."""
+        ...
+
+
+class Following(Generic[Known_co]):
+    """Follows a topic (logical name) in the running event loop.
+
+    ``new`` makes an empty book. ``changed`` is called with all that is known, once at the end of the first reading
+    (also where there is nothing) and after each change; it must not fail. ``refused`` hears of each record that was
+    not taken. ``absent``: what it means that there is no such topic, if that is worth a warning. ``start`` returns
+    after the first call of ``changed``.
     """
 
     def __init__(
         self,
         kafka: Kafka,
-        horizon_days: float,
-        features: str,
-        changed: Callable[[Known], None],
-        metrics: Metrics,
+        topic: str,
+        new: Callable[[], Book[Known_co]],
+        changed: Callable[[Known_co], None],
+        refused: Callable[[], None] = lambda: None,
+        absent: str = "",
     ) -> None:
         self._kafka = kafka
-        self._topic = kafka.topic(topics.MODELS)
-        self._new = functools.partial(Book, horizon_days, features)
+        self._name = topic
+        self._topic = kafka.topic(topic)
+        self._new = new
         self._changed = changed
-        self._metrics = metrics
+        self._refused = refused
+        self._absent = absent
+        self._said: Counter[str] = Counter()
         self._first = asyncio.Event()
         # Clients wait by wait_for, which in Python 3.11 may swallow a cancellation: the flag ends the loops.
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
-        self.known = Known()
+        self.known: Known_co | None = None
 
     async def start(self) -> None:
         """Read all that is there; then go on following. Whoever decided before it is read would decide otherwise
         than before a restart: it is waited for as long as it takes."""
-        self._task = asyncio.create_task(self._keep_following(), name="models")
+        self._task = asyncio.create_task(self._keep_following(), name=self._name)
         while not self._first.is_set():
             try:
                 async with asyncio.timeout(PATIENCE):
@@ -95,15 +113,17 @@ class Following:
         count = (await topic_partitions(self._kafka, PATIENCE)).get(self._topic, 0)
         if not count:
             if not self._first.is_set():  # later, what was known stays
-                log.warning(
-                    "There is no topic %s: nothing learned is known. Create it with `churnwatch topics create`.",
-                    self._topic,
-                )
+                if self._absent:
+                    log.warning(
+                        "There is no topic %s: %s. Create it with `churnwatch topics create`.",
+                        self._topic,
+                        self._absent,
+                    )
                 self._tell(self._new())
             return
         consumer: Any = AIOKafkaConsumer(
             bootstrap_servers=list(self._kafka.brokers),
-            client_id="churnwatch-models",
+            client_id=f"churnwatch-{self._name}",
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             request_timeout_ms=int(self._kafka.request_timeout * 1000),
@@ -123,7 +143,9 @@ class Following:
         finally:
             await consumer.stop()
 
-    async def _read_all(self, consumer: Any, partitions: Sequence[TopicPartition], book: Book) -> None:
+    async def _read_all(
+        self, consumer: Any, partitions: Sequence[TopicPartition], book: Book[Known_co]
+    ) -> None:
         """Up to the ends the topic has now."""
         ends = await consumer.end_offsets(partitions)
         begun = time.monotonic()
@@ -134,18 +156,19 @@ class Following:
             if self._take(book, await consumer.getmany(timeout_ms=200)):
                 begun = time.monotonic()
 
-    def _take(self, book: Book, found: dict[Any, Sequence[Any]]) -> bool:
+    def _take(self, book: Book[Known_co], found: dict[Any, Sequence[Any]]) -> bool:
         """Whether there was anything."""
         for records in found.values():
             for record in records:
                 why = book.take(record.key, record.value)
                 if why is not None:
-                    self._metrics.model_refused.inc()
-                    if book.refused[why] == 1:
+                    self._refused()
+                    self._said[why] += 1
+                    if self._said[why] == 1:
                         log.warning("%s It is passed over.", why)
         return bool(found)
 
-    def _tell(self, book: Book) -> None:
+    def _tell(self, book: Book[Known_co]) -> None:
         now = book.known()
         if now != self.known or not self._first.is_set():
             self.known = now
