@@ -14,6 +14,7 @@ import typer
 from agents.commands import (
     alerts,
     backtest,
+    backup,
     brakes,
     completion,
     config,
@@ -164,6 +165,8 @@ app.command(epilog=demo.EPILOG)(demo.demo)
 app.command(epilog=simulate.EPILOG)(simulate.simulate)
 app.command(epilog=backtest.EPILOG)(backtest.backtest)
 app.command("import", epilog=import_.EPILOG)(import_.import_)
+app.command(epilog=backup.EPILOG_BACKUP)(backup.backup)
+app.command(epilog=backup.EPILOG_RESTORE)(backup.restore)
 app.command(epilog=prior.EPILOG)(prior.prior)
 app.command(epilog=completion.EPILOG)(completion.completion)
 

@@ -1,5 +1,5 @@
 -- Writes everything one step of work has changed, or nothing.
--- KEYS  meta, hot, cold, due, out
+-- KEYS  meta, hot, cold, due, out, aside
 -- ARGV  1 generation  2 incarnation  3 version read  4 new version  5 topic or ""  6 offset expected ("" = none yet)
 --       7 next offset  8 partition  9.. number of arguments of: hot, cold, cleared, deadlines, out; then those arguments
 local stored = redis.call('HMGET', KEYS[1], 'gen', 'inc', 'ver', 'off:' .. ARGV[5], 'begun', 'done')
@@ -16,6 +16,33 @@ if ARGV[5] ~= '' and (stored[4] or '') ~= ARGV[6] then return {'GAP', stored[4] 
 local begun = redis.call('HINCRBY', KEYS[1], 'begun', 1)
 
 local at = 14
+local hots, colds, cleared, timers = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
+-- While a backup is being taken, what is about to be overwritten is put aside for it, once, with whether it was there.
+local function aside(kind, command, key, first, count, step)
+  for from = first, first + count - 1, 1000 * step do
+    local names, marks, fresh = {}, {}, {}
+    for i = from, math.min(from + 1000 * step, first + count) - 1, step do
+      names[#names + 1], marks[#marks + 1] = ARGV[i], kind .. ARGV[i]
+    end
+    local kept = redis.call('HMGET', KEYS[6], unpack(marks))
+    local old = redis.call(command, key, unpack(names))
+    for i, mark in ipairs(marks) do
+      if not kept[i] then
+        fresh[#fresh + 1] = mark
+        fresh[#fresh + 1] = old[i] and '=' .. old[i] or '-'
+      end
+    end
+    if #fresh > 0 then redis.call('HSET', KEYS[6], unpack(fresh)) end
+  end
+end
+if redis.call('EXISTS', KEYS[6]) == 1 then
+  redis.call('HINCRBY', KEYS[6], '#commits', 1)
+  aside('h', 'HMGET', KEYS[2], at, hots, 2)
+  aside('c', 'HMGET', KEYS[3], at + hots, colds, 2)
+  aside('d', 'ZMSCORE', KEYS[4], at + hots + colds, cleared, 1)
+  aside('d', 'ZMSCORE', KEYS[4], at + hots + colds + cleared + 1, timers, 2)
+end
+
 -- Lua's stack holds some 8,000 values: 2,000 arguments a call, an even number so that no pair is torn.
 local function each(command, key, count)
   local last = at + count - 1
@@ -25,10 +52,10 @@ local function each(command, key, count)
     at = upto + 1
   end
 end
-each('HSET', KEYS[2], tonumber(ARGV[9]))
-each('HSET', KEYS[3], tonumber(ARGV[10]))
-each('ZREM', KEYS[4], tonumber(ARGV[11]))
-each('ZADD', KEYS[4], tonumber(ARGV[12]))
+each('HSET', KEYS[2], hots)
+each('HSET', KEYS[3], colds)
+each('ZREM', KEYS[4], cleared)
+each('ZADD', KEYS[4], timers)
 for i = at, at + tonumber(ARGV[13]) - 1 do redis.call('XADD', KEYS[5], '*', 'm', ARGV[i]) end
 local meta = {'ver', ARGV[4], 'part', ARGV[8], 'done', begun}
 if ARGV[5] ~= '' then meta[7], meta[8] = 'off:' .. ARGV[5], ARGV[7] end

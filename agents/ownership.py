@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 Offsets = dict[tuple[str, int], int]
 IMPORTING = "importing"
 """The clock of a layout while an archive is being imported: that of no worker."""
+RESTORING = "restoring"
+"""Likewise while a backup is being restored."""
+UNDER_WAY = frozenset({IMPORTING, RESTORING})
 
 
 class Log(Protocol):
@@ -213,6 +216,11 @@ class Ownership:
                 f"An archive is being imported into application {application}: start the workers when `churnwatch "
                 f"import` has ended. If it was killed, its rest must go first: redis-cli --scan --pattern "
                 f"'*{application}*' shows it; UNLINK it and import again."
+            )
+        if stored.clock == RESTORING:
+            raise LayoutRefused(
+                f"A backup is being restored into application {application}: start the workers when `churnwatch restore` "
+                f"has ended. If it was killed, nothing of it counts: run it again, with the same file or another."
             )
         if stored.clock != self.clock:
             raise LayoutRefused(

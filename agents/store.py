@@ -10,6 +10,9 @@ application there are five keys with one hash tag, so that they lie on one node 
 - ``{app:pN}:due``  sorted set: customer by its next deadline (microseconds since the epoch);
 - ``{app:pN}:out``  stream: messages that wait for the relay.
 
+Beside them ``{app:pN}:parked`` (a stream: messages that no broker takes) and, while a backup is being taken,
+``{app:pN}:aside`` (a hash: what commits have overwritten since it began; it expires by itself).
+
 ``app:layout`` says with how many partitions and under which clock the state was built.
 """
 
@@ -279,6 +282,7 @@ class Store:
         self.metrics = metrics
         self._refusing_since: float | None = None
         self._keys: dict[int, list[str]] = {}
+        self._with_aside: dict[int, list[str]] = {}
         self._clustered = isinstance(redis, RedisCluster)
         scripts = importlib.resources.files("agents")
         self._claim = self.redis.register_script((scripts / "claim.lua").read_text())
@@ -297,6 +301,21 @@ class Store:
             known = self._keys[partition] = [
                 f"{tag}:{name}" for name in ("meta", "hot", "cold", "due", "out")
             ]
+        return known
+
+    def aside(self, partition: int) -> str:
+        """The key of what is put aside for a backup."""
+        return self.keys(partition)[0].removesuffix("meta") + "aside"
+
+    def parked(self, partition: int) -> str:
+        """The key of messages that no broker takes."""
+        return self.keys(partition)[0].removesuffix("meta") + "parked"
+
+    def _all(self, partition: int) -> list[str]:
+        """The keys of a partition number and the one that commits put aside to."""
+        known = self._with_aside.get(partition)
+        if known is None:
+            known = self._with_aside[partition] = [*self.keys(partition), self.aside(partition)]
         return known
 
     # ---- ownership
@@ -350,7 +369,8 @@ class Store:
         """Remove all that is stored of a partition number that we have claimed in ``generation``, what was set
         aside excepted; False when somebody else has claimed it since."""
         answer = await self._patiently(
-            "forget", lambda: self._forget(keys=self.keys(partition), args=[generation, self.incarnation])
+            "forget",
+            lambda: self._forget(keys=self._all(partition), args=[generation, self.incarnation]),
         )
         return bool(answer[0] == b"OK")
 
@@ -424,7 +444,7 @@ class Store:
         async def once() -> list[Any]:
             live = [i for i, step in enumerate(steps) if not step.lease.lost]
             found = await self._scripted(
-                self._commit, [(self.keys(steps[i].lease.partition), packed[i]) for i in live]
+                self._commit, [(self._all(steps[i].lease.partition), packed[i]) for i in live]
             )
             for i, answer in zip(live, found, strict=True):
                 answers[i] = None if isinstance(answer, ResponseError) else answer
@@ -593,6 +613,13 @@ class Store:
         """Next offset by topic and the partition's own state, as last committed."""
         found = await self._patiently("read", lambda: self.redis.hgetall(self.keys(partition)[0]))
         return {k[4:].decode(): int(v) for k, v in found.items() if k.startswith(b"off:")}, found.get(b"part")
+
+    async def ask(self, name: str, call: Callable[[], Awaitable[T]]) -> T:
+        """The answer to a call that changes nothing when it is made twice, asked for with our patience.
+
+        Raises ``StoreAway`` when patience ends, ``StoreBroken`` when asking again will not change the answer.
+        """
+        return await self._patiently(name, call)
 
     # ---- round trips
 

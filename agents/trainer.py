@@ -234,7 +234,11 @@ class TrainerWorker(Worker):
     ) -> None:
         core = Lessons(settings)
         super().__init__(
-            _of_the_trainer(settings), metrics=metrics, core=core, codec=ExampleCodec(), serve_http=serve_http
+            settings_of_trainer(settings),
+            metrics=metrics,
+            core=core,
+            codec=ExampleCodec(),
+            serve_http=serve_http,
         )
         self._lessons = core
         self._published_at = time.monotonic()
@@ -291,7 +295,7 @@ class TrainerWorker(Worker):
                 self.metrics.model_log_loss.labels(figures.model, deciding).set(figures.log_loss)
 
 
-def _of_the_trainer(settings: Settings) -> Settings:
+def settings_of_trainer(settings: Settings) -> Settings:
     """The same installation, under keys and in a group of the trainer's own."""
     replace = msgspec.structs.replace
     return replace(
