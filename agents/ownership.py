@@ -10,6 +10,7 @@ from typing import Protocol
 
 from agents.clock import Fetches
 from agents.failure import LayoutRefused, StoreBroken
+from agents.lag import Lag
 from agents.metrics import Metrics
 from agents.store import Claimed, Fenced, Layout, Lease, Lost, Split, Store
 from alerts.partition import Partition
@@ -44,8 +45,8 @@ class Log(Protocol):
 class Owned:
     """One partition number that is ours. ``state`` is its own state as of the last commit.
 
-    ``last`` is Kafka's time of the last record applied, by Kafka topic, in microseconds. ``caught_up``: whether
-    all there was has been applied since the claim, once.
+    ``last`` is Kafka's time of the last record applied, by Kafka topic, in microseconds; ``lags`` by Kafka
+    topic. ``caught_up``: whether all there was has been applied since the claim, once.
     """
 
     lease: Lease
@@ -53,6 +54,7 @@ class Owned:
     last: dict[str, int] = field(default_factory=dict)
     fetches: Fetches = field(default_factory=Fetches)
     caught_up: bool = False
+    lags: dict[str, Lag] = field(default_factory=dict)
 
     @property
     def number(self) -> int:

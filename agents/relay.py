@@ -87,9 +87,8 @@ class Relay:
             ]
             if not waiting:
                 break
-            self._metrics.stage_in.labels("relay").inc(len(waiting))
-            total += await self._send(waiting)
-            self._metrics.stage_last.labels("relay").set(time.time())
+            with self._metrics.stage("relay", len(waiting)):
+                total += await self._send(waiting)
             # Whoever commits more says so.
             leases = [lease for lease, some in zip(leases, found, strict=True) if len(some) == COUNT]
         return total
@@ -118,7 +117,7 @@ class Relay:
         for item in left:
             idents.setdefault(item.lease, []).append(item.ident)
         await self.store.trim_all(list(idents.items()))
-        self._metrics.stage_out.labels("relay").inc(len(left))
+        self._metrics.left("relay", len(left), time.time())
         for failure in failures:
             if failure is not None:
                 raise failure
@@ -161,6 +160,7 @@ class Relay:
             len(message.value or b""),
             self.store.keys(lease.partition)[4].replace(":out", ":parked"),
         )
+        self._metrics.parked.inc()
         await self.store.park(lease, ident, pack(message))
 
 

@@ -236,6 +236,19 @@ class Write:
     out: Sequence[bytes] = ()
 
 
+class Glance(NamedTuple):
+    """A partition number as it is stored: its ``version``; messages ``waiting`` to leave and when the oldest came
+    (microseconds, Redis's clock; 0: none waits); customers with a deadline, of how many it is ``due``, and the
+    earliest (0: none)."""
+
+    version: str
+    waiting: int
+    waiting_since: Micros
+    timers: int
+    due: int
+    first_due: Micros
+
+
 class Wanted(NamedTuple):
     """The customers of one partition number whose hot and whose cold parts are needed."""
 
@@ -561,15 +574,40 @@ class Store:
 
         await self._patiently("park", once, lease)
 
-    async def glance(self, lease: Lease) -> tuple[str, int]:
-        """The version that is stored now, and how many messages wait to leave."""
-        meta, *_, out = self.keys(lease.partition)
+    async def glance(self, lease: Lease, until: Micros) -> Glance:
+        """What is stored now of a partition number; ``until``: the instant up to which deadlines count as due."""
+        meta, _, _, due, out = self.keys(lease.partition)
 
-        async def once() -> tuple[str, int]:
-            version, waiting = _accepted(await self._ask([("HGET", meta, "ver"), ("XLEN", out)]))
-            return (version or b"").decode(), int(waiting)
+        async def once() -> Glance:
+            version, waiting, head, timers, come, first = _accepted(
+                await self._ask(
+                    [
+                        ("HGET", meta, "ver"),
+                        ("XLEN", out),
+                        ("XRANGE", out, "-", "+", "COUNT", 1),
+                        ("ZCARD", due),
+                        ("ZCOUNT", due, "-inf", until),
+                        ("ZRANGE", due, 0, 0, "WITHSCORES"),
+                    ]
+                )
+            )
+            # A stream's ids begin with Redis's own time, in milliseconds.
+            since = int(bytes(head[0][0]).partition(b"-")[0]) * 1000 if head else 0
+            return Glance(
+                (version or b"").decode(), int(waiting), since, int(timers), int(come), _first_score(first)
+            )
 
         return await self._patiently("glance", once, lease)
+
+    async def memory(self) -> list[Mapping[str, Any]]:
+        """``INFO memory`` of every node; nothing where we may not ask, or Redis does not answer at once."""
+        try:
+            if not self._clustered:
+                return [await self.redis.info("memory")]
+            return [await self.redis.info("memory", target_nodes=node) for node in self.redis.get_primaries()]
+        except (TimeoutError, RedisError, RedisClusterException, OSError) as error:
+            log.debug("Redis does not tell of its memory: %s", error)
+            return []
 
     # ---- reading, without owning
 
@@ -762,6 +800,14 @@ def _accepted(answers: list[Any]) -> list[Any]:
         if isinstance(answer, ResponseError):
             raise answer
     return answers
+
+
+def _first_score(found: Sequence[Any]) -> int:
+    """The score of the first member, as Redis tells it or as redis-py has rewritten it for a cluster; 0 for none."""
+    if not found:
+        return 0
+    score = found[0][1] if isinstance(found[0], (tuple, list)) else found[1]
+    return int(float(score))
 
 
 def _waiting(entry: Any) -> tuple[bytes, Message]:

@@ -105,13 +105,22 @@ class Lessons(OneByOne):
         turn = self._turn(partition, trainer, out, lesson.published)
         turn.counts.update(("lesson", what) for what in lesson.what)
         turn.counts.update(("refused", item.reason) for item in refused)
-        turn.counts.update((told.kind,) for told in lesson.told if told.kind != "gate")
+        turn.counts.update(("promotion",) for told in lesson.told if told.kind == "promotion")
+        turn.counts.update(("drift", told.what) for told in lesson.told if told.kind == "drift")
         return turn
 
     def publish(self, partition: Partition, cold: Mapping[bytes, bytes | None]) -> Turn:
         """A snapshot of all that was learned so far. Raises ``Missing``."""
         trainer = self._of(partition, cold)
         return self._turn(partition, trainer, [], [trainer.publish()])
+
+    def recall(self, partition: Partition, cold: Mapping[bytes, bytes | None]) -> Snapshot:
+        """What has been learned so far; nothing is published. Raises ``Missing``."""
+        assert isinstance(partition, Held)  # ``open`` makes no other
+        trainer = self._of(partition, cold)
+        self._trainer, self._last = trainer, partition
+        self.newest = trainer.snapshot()
+        return self.newest
 
     def tick(self, partition: Partition, topic: str, tick: Tick) -> int | None:  # noqa: ARG002
         """No clock moves here."""
@@ -137,6 +146,10 @@ class Lessons(OneByOne):
     def silent_feeds(self, partition: Partition, at: int) -> list[str]:  # noqa: ARG002
         """Examples come when they come."""
         return []
+
+    def traffic(self, partition: Partition, at: int) -> dict[str, tuple[float, float]]:  # noqa: ARG002
+        """Nothing is usual here."""
+        return {}
 
     def went_live(self, partition: Partition, at: int) -> Turn:  # noqa: ARG002
         """It means nothing here."""
@@ -260,12 +273,14 @@ class TrainerWorker(Worker):
         if not await super()._measure(owned):
             return False
         since = time.monotonic() - self._published_at
-        if since < self.settings.learning.publish_seconds:
-            return True
         cold: States = {}
-        while isinstance(owned.state, Held) and owned.state.unpublished:
+        while isinstance(owned.state, Held):
             version = owned.lease.version
             try:
+                if self._lessons.newest is None and owned.state.head:
+                    self.metrics.show_snapshot(self._lessons.recall(owned.state, cold))
+                if since < self.settings.learning.publish_seconds or not owned.state.unpublished:
+                    return True
                 turn = self._lessons.publish(owned.state, cold)
             except Missing as missing:
                 _, cold = await self.store.load(owned.lease, [], missing.keys)
@@ -282,17 +297,7 @@ class TrainerWorker(Worker):
         if turn.counts["snapshot",]:
             self._published_at = time.monotonic()
         if turn.counts["snapshot",] and self._lessons.newest is not None:
-            self._show(self._lessons.newest)
-
-    def _show(self, snapshot: Snapshot) -> None:
-        leading = snapshot.leading
-        self.metrics.model_effective.set(snapshot.effective / 1e6)
-        self.metrics.model_labels.set(leading.labels)
-        self.metrics.model_log_loss.clear()
-        for figures in leading.figures:
-            if figures.log_loss is not None:
-                deciding = "yes" if figures.model == leading.promoted.model else "no"
-                self.metrics.model_log_loss.labels(figures.model, deciding).set(figures.log_loss)
+            self.metrics.show_snapshot(self._lessons.newest)
 
 
 def settings_of_trainer(settings: Settings) -> Settings:

@@ -28,11 +28,12 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import mode.loop
 from prometheus_client import CollectorRegistry
 
-from agents import clock, reach, transport
+from agents import clock, memory, reach, transport
 from agents.core import engine_of, usable
 from agents.failure import Code, LayoutRefused, StoreBroken, Unrecoverable
 from agents.following import Following
 from agents.health import Health
+from agents.lag import Lag
 from agents.metrics import Metrics
 from agents.ownership import Offsets, Owned, Ownership, check_counts
 from agents.relay import Relay
@@ -41,7 +42,9 @@ from agents.store import Lost, Outcome, States, Step, Store, StoreAway, Wanted, 
 from alerts.brakes import Board, Brakes
 from alerts.engine import FEATURES_VERSION, Engine, Missing, Turn
 from alerts.partition import Partition, Poisoned
-from models.snapshot import Book
+from alerts.tally import together
+from features.shop import DAY
+from models.snapshot import Book, Known
 from streams import topics
 from streams.codec import Codec, Item, Record, Tick
 from streams.message import pack
@@ -73,6 +76,8 @@ STOP_DEADLINE = 10.0
 # A quarter of the CPU of the path goes into collecting garbage at Python's thresholds.
 GC_THRESHOLDS = 200_000, 20, 100
 
+# Seconds between two looks at the memory of Redis.
+MEMORY_INTERVAL = 15.0
 # Seconds without another alert withheld after which those that were are summed up in the log.
 FLOOD_REST = 3.0
 
@@ -138,6 +143,10 @@ class Core(Protocol):
 
     def silent_feeds(self, partition: Partition, at: int) -> list[str]:
         """Input topics whose traffic is far below what is usual."""
+        ...
+
+    def traffic(self, partition: Partition, at: int) -> dict[str, tuple[float, float]]:
+        """Events of each input topic in the window by which its feed is judged, and how many are usual."""
         ...
 
     def went_live(self, partition: Partition, at: int) -> Turn:
@@ -233,10 +242,11 @@ class Worker:
         kafka = settings.kafka
         self.logical = {kafka.topic(name): name for name in kafka.inputs}
         self._following: list[Following[Any]] = []
+        self._engine: Engine | None = None
         if core is None:
-            engine = engine_of(settings)
-            self.core: Core = engine
-            self._follow(engine)
+            self._engine = engine_of(settings)
+            self.core: Core = self._engine
+            self._follow(self._engine)
         else:
             self.core = core
         self.codec: Decoder = codec or Codec(
@@ -269,12 +279,19 @@ class Worker:
             rebalancing=lambda: bool(self.app.rebalancing),
             startup_deadline=settings.worker.startup_deadline,
         )
+        learning = settings.learning
+        longest = max(settings.policy.horizon_days, *learning.horizons, 0.0) if learning.enabled else 0.0
+        self.metrics.label_horizon.set(longest * DAY / clock.SECOND)
+        self.metrics.memory_limit.set(memory.limit())
+        self.metrics.before_scrape(self._refresh)
         self.http_port: int | None = None
         self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self._serve_http = serve_http
         self._record_clock = settings.clock.mode == "record"
         self._stopping = False
         self._silent: dict[tuple[str, int], bool] = {}
+        self._rebalancing_since: float | None = None
+        self._memory_at = -MEMORY_INTERVAL
         self._withheld: Counter[str] = Counter()
         self._withheld_at = 0.0
         self._outgoing = asyncio.Event()
@@ -290,6 +307,11 @@ class Worker:
             engine.brake(brakes)
             self.metrics.braked(brakes)
 
+        def adopted(known: Known) -> None:
+            engine.adopt(usable(settings, known))
+            newest = known.newest()
+            self.metrics.model_effective.set(newest.effective / 1e6 if newest else 0)
+
         braked(Brakes(shadow=settings.worker.shadow))
         self._following.append(
             Following(settings.kafka, topics.BRAKES, partial(Board, settings.worker.shadow), braked)
@@ -300,7 +322,7 @@ class Worker:
                     settings.kafka,
                     topics.MODELS,
                     partial(Book, settings.policy.horizon_days, FEATURES_VERSION),
-                    lambda known: engine.adopt(usable(settings, known)),
+                    adopted,
                     self.metrics.model_refused.inc,
                     "nothing learned is known",
                 )
@@ -414,6 +436,7 @@ class Worker:
     def revoked(self) -> None:
         """The group is rebalancing."""
         self.metrics.rebalances.inc()
+        self._rebalancing_since = self._rebalancing_since or time.monotonic()
         self.ownership.release_all()
         self.metrics.claimed.set(0)
 
@@ -477,10 +500,10 @@ class Worker:
             if not records:
                 return deque()
         self.metrics.records.labels(logical).inc(len(records))
-        self.metrics.stage_in.labels("decode").inc(len(records))
-        items = [self.codec.decode(record) for record in records]
+        with self.metrics.stage("decode", len(records)):
+            items = [self.codec.decode(record) for record in records]
         self.metrics.decoded.inc(len(items))
-        self.metrics.stage_out.labels("decode").inc(len(items))
+        self.metrics.left("decode", len(items), time.time())
         return deque(
             _Piece(owned, topic, records[first:last], items[first:last]) for first, last in self._cuts(items)
         )
@@ -513,7 +536,8 @@ class Worker:
                 events.append(piece)
         if events:
             try:
-                gone += await self._events(events)
+                with self.metrics.stage("apply", sum(len(piece.items) for piece in events)):
+                    gone += await self._events(events)
             except Lost:
                 gone += [piece.owned for piece in events]
             except StoreAway as error:
@@ -532,8 +556,6 @@ class Worker:
             _Task(piece, *self.core.touches(piece.items), self._others_read_to(piece.owned, piece.topic))
             for piece in pieces
         ]
-        applied = sum(len(piece.items) for piece in pieces)
-        self.metrics.stage_in.labels("apply").inc(applied)
         while tasks:
             versions = [task.piece.owned.lease.version for task in tasks]  # before the states are read
             loaded = await self._load([Wanted(task.piece.owned.lease, task.hot, task.cold) for task in tasks])
@@ -561,9 +583,8 @@ class Worker:
                 elif outcome is None or not self._settled(task.piece.owned, outcome):
                     gone.append(task.piece.owned)
             tasks = again
-        applied -= sum(len(piece.items) for piece in pieces if piece.owned in gone)
-        self.metrics.stage_out.labels("apply").inc(applied)
-        self.metrics.stage_last.labels("apply").set(time.time())
+        applied = sum(len(piece.items) for piece in pieces if piece.owned not in gone)
+        self.metrics.left("apply", applied, time.time())
         return gone
 
     def _begun(self, task: _Task, hot: States, cold: States) -> Any:
@@ -612,7 +633,6 @@ class Worker:
         while True:
             version = lease.version
             due = await self.store.due(lease, until, DUE_LIMIT)
-            self.metrics.timers_due.labels(str(owned.number)).set(len(due))
             if not due and (cause is not None or until < owned.state.clock + CLOCK_STEP):
                 return True
             if due and due == before:
@@ -663,8 +683,8 @@ class Worker:
             return []
         began = time.monotonic()
         self.metrics.commits.inc(len(steps))
-        self.metrics.stage_in.labels("commit").inc(len(steps))
-        outcomes = await self.store.commit_all(steps)
+        with self.metrics.stage("commit", len(steps)):
+            outcomes = await self.store.commit_all(steps)
         self.metrics.commit_duration.observe(time.monotonic() - began)
         for proposal, step, outcome in zip(proposals, steps, outcomes, strict=True):
             if outcome is Outcome.COMMITTED:
@@ -686,10 +706,9 @@ class Worker:
             if what[0] == "alert" and what[3] != "delivered":
                 self._withheld[what[3]] += n
                 self._withheld_at = time.monotonic()
-        self.metrics.state_bytes.labels("hot").inc(sum(map(len, turn.hot.values())))
-        self.metrics.state_bytes.labels("cold").inc(sum(map(len, turn.cold.values())))
-        self.metrics.stage_out.labels("commit").inc()
-        self.metrics.stage_last.labels("commit").set(time.time())
+        self.metrics.state_written.labels("hot").inc(sum(map(len, turn.hot.values())))
+        self.metrics.state_written.labels("cold").inc(sum(map(len, turn.cold.values())))
+        self.metrics.left("commit", 1, time.time())
 
     def _check_partitioner(self, key: bytes, number: int, topic: str) -> None:
         """Customers never seen before only: it is free for the others, and finds what it is meant to."""
@@ -761,6 +780,9 @@ class Worker:
         return len(starts) == len(missing)
 
     def _claimed(self, generation: int) -> None:
+        if self._rebalancing_since is not None:
+            self.metrics.rebalance_duration.observe(time.monotonic() - self._rebalancing_since)
+            self._rebalancing_since = None
         numbers = self.ownership.numbers()
         self.metrics.claimed.set(len(numbers))
         log.info("Generation %d: claimed partitions %s", generation, ", ".join(map(str, numbers)) or "none")
@@ -772,6 +794,7 @@ class Worker:
     async def _keep_sweeping(self) -> None:
         while not self._stopping:
             await asyncio.sleep(self.settings.worker.sweep_interval)
+            await self._look_at_memory()
             if self._withheld and time.monotonic() - self._withheld_at > FLOOD_REST:
                 self._sum_up()
             for number in self.ownership.numbers():
@@ -846,27 +869,38 @@ class Worker:
         """What only a look from outside the path tells: lag, what waits to leave, feeds that fell silent,
         and a Redis that was wiped or restored while nothing arrived that would have found out."""
         number = str(owned.number)
-        version, waiting = await self.store.glance(owned.lease)
-        if version != owned.lease.version:
+        now = _now()
+        reference = owned.state.clock if self._record_clock else now
+        glance = await self.store.glance(owned.lease, reference)
+        if glance.version != owned.lease.version:
             return self._drop(owned, "restored")
         if not owned.caught_up:
-            owned.caught_up = clock.caught_up(self._views(owned), _now())
-        self.metrics.outbox_depth.labels(number).set(waiting)
+            owned.caught_up = clock.caught_up(self._views(owned), now)
+        self.metrics.outbox_depth.labels(number).set(glance.waiting)
+        age = max(0, now - glance.waiting_since) if glance.waiting_since else 0
+        self.metrics.outbox_age.labels(number).set(age / 1e6)
+        self.metrics.timers.labels(number).set(glance.timers)
+        self.metrics.timers_due.labels(number).set(glance.due)
+        overdue = max(0, reference - glance.first_due) if glance.timers else 0
+        self.metrics.timers_overdue.labels(number).set(overdue / 1e6)
+        for logical, (events, usual) in self.core.traffic(owned.state, owned.state.clock).items():
+            self.metrics.feed_window.labels(logical, number).set(events)
+            self.metrics.feed_usual.labels(logical, number).set(usual)
         silent = self.core.silent_feeds(owned.state, owned.state.clock)
         for logical in self.logical.values():
             was = self._silent.get((logical, owned.number), False)
-            now = logical in silent
-            if now != was:
-                self._silent[logical, owned.number] = now
+            held = logical in silent
+            if held != was:
+                self._silent[logical, owned.number] = held
                 log.log(
-                    logging.WARNING if now else logging.INFO,
+                    logging.WARNING if held else logging.INFO,
                     "%s/%d: traffic %s; looks at silent customers are %s",
                     logical,
                     owned.number,
-                    "is far below what is usual" if now else "is back to what is usual",
-                    "held" if now else "taken again",
+                    "is far below what is usual" if held else "is back to what is usual",
+                    "held" if held else "taken again",
                 )
-            self.metrics.feeds_silent.labels(logical, number).set(now)
+            self.metrics.feeds_silent.labels(logical, number).set(held)
         for topic, logical in self.logical.items():
             seen = self.app.consumer.seen(topic, owned.number)
             if seen is None:
@@ -874,8 +908,30 @@ class Worker:
             applied = owned.lease.offsets[topic]
             # The last offsets of a log may be transaction markers, which are never applied.
             caught_up = seen.at_end and seen.popped <= applied
-            self.metrics.lag.labels(logical, number).set(0 if caught_up else max(0, seen.end - applied))
+            end = applied if caught_up else max(applied, seen.end)
+            self.metrics.lag.labels(logical, number).set(end - applied)
+            lag = owned.lags.setdefault(topic, Lag())
+            behind = lag.seconds(applied, end, owned.last.get(topic, 0) / 1e6, now / 1e6)
+            self.metrics.lag_seconds.labels(logical, number).set(behind)
         return True
+
+    async def _look_at_memory(self) -> None:
+        """How full Redis is. Where it does not let us ask, nothing is said."""
+        if time.monotonic() - self._memory_at < MEMORY_INTERVAL:
+            return
+        self._memory_at = time.monotonic()
+        used, most = memory.fullest(await self.store.memory())
+        self.metrics.redis_memory.set(used)
+        self.metrics.redis_memory_limit.set(most)
+
+    def _refresh(self) -> None:
+        """What is said of what is held at the moment of a scrape."""
+        owned = [found for n in self.ownership.numbers() if (found := self.ownership.get(n)) is not None]
+        population = together((one.state.tally, one.state.clock) for one in owned)
+        self.metrics.show_population(population, 10.0**self.settings.shop.minor_units)
+        if self._engine is not None:
+            model = self._engine.model
+            self.metrics.model.info({"model": model.name, "version": model.version, "source": model.source})
 
     # ---- what leaves
 

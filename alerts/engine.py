@@ -25,6 +25,7 @@ from alerts.outlook import Expected, outlook
 from alerts.partition import Ceiling, Partition, Poisoned, Window, unpack
 from alerts.policy import Feeds, Policy, fingerprint, version
 from alerts.reasons import Evidence, reasons
+from alerts.tally import SECOND, Change, Place, Warned
 from alerts.words import ENGLISH, Words
 from features import ledger, matrix
 from features.cold import Cold, bounded_offers
@@ -151,7 +152,8 @@ class _Life:
     """One customer during a turn."""
 
     __slots__ = (
-        "cold", "customer", "drafts", "grown", "key", "known", "known_of", "name", "quiet", "raw", "stagger", "standing", "stored",
+        "cold", "cold_size", "customer", "drafts", "grown", "key", "known", "known_of", "name", "quiet", "raw", "stagger", "standing",
+        "stored", "waited", "warnings", "was",
     )  # fmt: skip
 
     def __init__(self, key: bytes, raw: bytes | None, hot: Customer, cold: Cold, stagger: int) -> None:
@@ -162,6 +164,11 @@ class _Life:
         self.standing = hot.standing
         self.cold = cold
         self.grown = False
+        # Where the customer stood, for the tally: its place, the bytes of its cold part, the labels that waited.
+        self.was = None if raw is None else Place.of(hot)
+        self.cold_size = 0
+        self.waited = cold.pending
+        self.warnings: list[tuple[int, Warned]] = []
         self.stagger = stagger
         self.drafts: list[_Draft] = []
         # What scores follow from (see ``features.matrix``), and of which customer.
@@ -240,6 +247,7 @@ class Engine:
         self._learns = learning.enabled
         self._use_counts = learning.activity == "purchase_or_use"
         horizon = max(round(policy.horizon_days * DAY), 1)
+        self._horizon = horizon
         self._horizons = tuple(sorted({horizon, *(round(days * DAY) for days in learning.horizons)}))
         self._step = ledger.step(horizon, self._horizons[-1], max(round(learning.snapshot_days * DAY), 1))
         self._lapsed = round(policy.lapsed_days * DAY)
@@ -462,7 +470,8 @@ class Engine:
         self._look_far(lives.values())
         after = partition
         if self.clock == "wall" and complete and until > partition.clock:
-            after = msgspec.structs.replace(partition, clock=until)
+            tally = partition.tally.until(partition.clock, until)
+            after = msgspec.structs.replace(partition, clock=until, tally=tally)
         turn = self._turn(after, lives, counts, [], swept=True)
         turn.cleared.extend(key for key, _ in due if hot[key] is None)
         return turn
@@ -484,6 +493,7 @@ class Engine:
         if until:
             after = msgspec.structs.replace(
                 after,
+                tally=partition.tally.until(partition.clock, until),
                 feeds={
                     name: feeds.folded_to(feed, until, self.calendar, self._feeds)
                     for name, feed in after.feeds.items()
@@ -502,6 +512,15 @@ class Engine:
             for name, feed in partition.feeds.items()
             if name in self.inputs and feeds.silent(feed, at, self.calendar, self._feeds)
         ]
+
+    def traffic(self, partition: Partition, at: int) -> dict[str, tuple[float, float]]:
+        """Of each input topic that has been read: events in the window by which its feed is judged at ``at``, and how
+        many are usual in it (0: not known yet)."""
+        return {
+            name: feeds.window(feed, at, self.calendar, self._feeds)
+            for name, feed in partition.feeds.items()
+            if name in self.inputs
+        }
 
     def describe(self, name: str, hot: bytes, cold: bytes | None, at: int) -> dict[str, object]:
         """A customer at ``at`` in the words of the command line and the API."""
@@ -558,7 +577,9 @@ class Engine:
     def _life(self, key: bytes, hot: bytes | None, cold: bytes | None) -> _Life:
         customer = unpack_hot(hot)
         name = key.decode("utf-8", "surrogatepass")
-        return _Life(key, hot, customer, unpack_cold(cold), self._grid.stagger(name))
+        life = _Life(key, hot, customer, unpack_cold(cold), self._grid.stagger(name))
+        life.cold_size = len(cold or b"")
+        return life
 
     def _follow(
         self,
@@ -599,6 +620,8 @@ class Engine:
                 yield from self._decide(life, at, "silent", earlier, counts)
                 applied = apply(life.customer, life.cold, item, log.ring, self.calendar)
             life.customer = applied.customer
+            if applied.bought and life.standing.followed:
+                self._came_back(life, item.at, partition.clock)
             if applied.cold is not life.cold:
                 life.cold = applied.cold
                 life.grown = True
@@ -611,6 +634,17 @@ class Engine:
                 # Nothing has been decided yet, but what an archive tells is no news at the first decision.
                 life.standing.history = True
             self._look_ahead(life, item, partition, decisive)
+
+    def _came_back(self, life: _Life, at: int, clock: int) -> None:
+        """A purchase of a customer who was warned of: within the horizon of the silence the warning was wrong."""
+        standing = life.standing
+        ends = standing.followed
+        if ends - self._horizon < at <= ends:
+            lead = (ends - standing.warned) // SECOND
+            life.warnings.append((ends, Warned(wrong=1, wrong_lead=lead)))
+            standing.followed = 0
+        elif at > ends and clock > ends:
+            standing.followed = 0
 
     def _look_ahead(self, life: _Life, item: Decoded, partition: Partition, decisive: bool) -> None:
         """Sets the deadlines that follow from an event."""
@@ -765,6 +799,8 @@ class Engine:
             standing.churn, band, step = decide.churn(standing, customer, score, at, self.policy)
             if step:
                 standing.warned = step.episode.opened
+                if step.name == "raised":
+                    self._warned(life, at, delivery)
                 transitions.append(step)
             if band == bands.LAPSED:
                 standing.look = 0
@@ -793,6 +829,14 @@ class Engine:
         standing.at = at
         standing.known = self._using.known
         standing.history = delivery == "history"
+
+    def _warned(self, life: _Life, at: int, delivery: Delivery) -> None:
+        """Follows a live warning until the horizon of the customer's silence ends: what it was worth."""
+        ends = life.customer.last_purchase + self._horizon
+        life.standing.followed = 0
+        if delivery == "live" and at < ends:
+            life.standing.followed = ends
+            life.warnings.append((ends, Warned(warnings=1, lead=(ends - at) // SECOND)))
 
     def _offered(self, life: _Life, step: decide.Transition, at: int) -> None:
         """Remembers what is offered, and what was within the time in which it is not offered again."""
@@ -839,6 +883,11 @@ class Engine:
             Expected(*expected) if expected else Expected(),
             self._minor_units,
         ).known()
+        if kind == "churn":
+            # What ends by a purchase or by lapsing stakes nothing any more.
+            at_risk = known.get("revenue_at_risk", 0.0) if warned else 0.0
+            assert isinstance(at_risk, float)
+            life.standing.stake = round(at_risk * 10**self._minor_units)
         if transition.offers:
             known["offers"] = tuple(_offer(candidate) for candidate in transition.offers)
         action = self._action(transition, life.customer, behind)
@@ -1006,6 +1055,7 @@ class Engine:
     ) -> Turn:
         turn = Turn(partition=partition, counts=counts)
         drafts: list[_Draft] = []
+        change = Change()
         for key, life in lives.items():
             standing = life.standing
             deadline = standing.next_deadline()
@@ -1014,12 +1064,23 @@ class Engine:
             elif swept and not deadline:
                 turn.cleared.append(key)
             if life.grown:
-                turn.cold[key] = pack_cold(life.cold)
+                turn.cold[key] = cold = pack_cold(life.cold)
+                change.cold += len(cold) - life.cold_size
+                if life.cold.pending is not life.waited:
+                    change.waits(life.waited, life.cold.pending)
             life.customer.standing = standing
             packed = pack_hot(life.customer)
             if packed != life.raw:
                 turn.hot[key] = packed
+                change.hot += len(packed) - len(life.raw or b"")
+                now = Place.of(life.customer)
+                if now != life.was:
+                    change.moved(life.was, now)
+                for ends, some in life.warnings:
+                    change.warns(ends, some)
             drafts.extend(life.drafts)
+        if turn.hot or turn.cold:
+            turn.partition = msgspec.structs.replace(turn.partition, tally=change.of(turn.partition.tally))
         if drafts or letters:
             self._deliver(turn, drafts, letters)
         return turn

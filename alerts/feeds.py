@@ -88,23 +88,18 @@ def folded_to(feed: Feed, until: int, calendar: Calendar, settings: Feeds) -> Fe
     return Feed(hours, end, days, tuple(usual), tuple(shape), feed.timed)
 
 
-def silent(feed: Feed, at: int, calendar: Calendar, settings: Feeds) -> bool:
-    """Whether the window that ends at ``at`` saw less than ``silent_below`` of what is usual, where
-    enough is usual to tell."""
-    if not settings.enabled or feed.days < settings.learn_days:
-        return False
+def window(feed: Feed, at: int, calendar: Calendar, settings: Feeds) -> tuple[float, float]:
+    """Events in the window that ends at ``at``, and how many are usual in it (0: not known)."""
     # A weekday on which the shop has always been closed has no usual traffic, and needs none.
     usual = [max(events, 0.0) for events in feed.usual]
     local = calendar.local(at)
     seen = expected = 0.0
     if feed.timed:
         shape = sum(feed.shape)
-        if shape <= 0:
-            return False
         end = local // HOUR
         for hour in range(end - settings.window_hours, end):
             day = hour // _HOURS
-            if day not in calendar.closed:
+            if day not in calendar.closed and shape > 0:
                 expected += usual[calendar.weekday(day)] * feed.shape[hour % _HOURS] / shape
             seen += feed.hours.get(hour, 0)
     else:
@@ -113,4 +108,13 @@ def silent(feed: Feed, at: int, calendar: Calendar, settings: Feeds) -> bool:
             if day not in calendar.closed:
                 expected += usual[calendar.weekday(day)]
             seen += feed.hours.get(day * _HOURS, 0)
+    return seen, expected
+
+
+def silent(feed: Feed, at: int, calendar: Calendar, settings: Feeds) -> bool:
+    """Whether the window that ends at ``at`` saw less than ``silent_below`` of what is usual, where
+    enough is usual to tell."""
+    if not settings.enabled or feed.days < settings.learn_days:
+        return False
+    seen, expected = window(feed, at, calendar, settings)
     return expected >= settings.min_expected and seen < settings.silent_below * expected

@@ -8,8 +8,9 @@ from typing import Final
 import msgspec
 
 from alerts.feeds import Feed
+from alerts.tally import Tally
 
-VERSION: Final = 2
+VERSION: Final = 3
 WINDOW: Final = 1_000
 POISON_SHARE: Final = 0.5
 POISON_LEAST: Final = 200
@@ -69,7 +70,8 @@ class Partition(msgspec.Struct, array_like=True, frozen=True, gc=False):
     everything due has fired (0: never moved); ``ticks``: the newest ``clock`` record by topic;
     ``applied``: offset of the last record applied, by topic (logical names); ``live_since``: go-live
     under the wall clock (0: not yet); ``windows`` and ``feeds`` by topic; ``minutes``: alerts
-    delivered by minute of their decision; ``examples``: matured labels that have left."""
+    delivered by minute of their decision; ``examples``: matured labels that have left; ``tally``: what
+    is known of all customers together."""
 
     version: int = VERSION
     number: int = 0
@@ -81,6 +83,7 @@ class Partition(msgspec.Struct, array_like=True, frozen=True, gc=False):
     feeds: dict[str, Feed] = {}
     minutes: dict[int, int] = {}
     examples: int = 0
+    tally: Tally = Tally()
 
     def pack(self) -> bytes:
         """As it is stored with the partition."""

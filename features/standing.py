@@ -26,7 +26,8 @@ class Standing(msgspec.Struct, array_like=True, gc=False):
     ``complaint_due``, ``snapshot_due``, ``label_due``: deadlines (0: none); ``labelled``: instant up to which labels have matured; ``due``: the deadline that the sorted set holds (0: none); ``known``: fingerprint of the policy and model that decided
     last; ``history``: the last decision was history; ``written`` and ``written_band``: the score last
     written to ``customer-scores``; ``offered``: instant of the last upsell; ``warned``: instant at
-    which the last churn episode opened."""
+    which the last churn episode opened; ``followed``: when the horizon of the last live warning's silence ends, while
+    no purchase has come (0: none); ``stake``: revenue at risk by the warning that stands, in minor units."""
 
     at: int = 0
     sequence: int = 0
@@ -45,6 +46,8 @@ class Standing(msgspec.Struct, array_like=True, gc=False):
     snapshot_due: int = 0
     label_due: int = 0
     labelled: int = 0
+    followed: int = 0
+    stake: int = 0
 
     def next_deadline(self) -> int:
         """The earliest deadline, 0 when there is none."""

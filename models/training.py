@@ -137,10 +137,12 @@ class Publication(NamedTuple):
 
 
 class News(NamedTuple):
-    """Something to be told: the gate has opened, a model was promoted, something has moved."""
+    """Something to be told: the gate has opened, a model was promoted, something has moved (``what``: ``input``,
+    ``score`` or ``error``)."""
 
     kind: Literal["gate", "promotion", "drift"]
     text: str
+    what: str = ""
 
 
 class Lesson(NamedTuple):
@@ -303,6 +305,7 @@ class _Course:
             News(
                 "drift",
                 f"{d.what} has moved: {d.before:.4g} before, now {d.after:.4g} (horizon {self.days:g} days)",
+                d.what.partition(":")[0],
             )
             for d in moved
         ]

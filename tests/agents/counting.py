@@ -62,6 +62,9 @@ class Counting(OneByOne):
     def silent_feeds(self, partition: Partition, at: int) -> list[str]:
         return []
 
+    def traffic(self, partition: Partition, at: int) -> dict[str, tuple[float, float]]:
+        return {}
+
     def open(self, blob: bytes | None, number: int) -> Partition:
         return unpack(blob, number)
 

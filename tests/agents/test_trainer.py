@@ -219,7 +219,9 @@ def test_labels_that_trickle_in_are_published_after_so_many_seconds_also_by_who_
         async with school.trainer(Learning(publish_seconds=0.2)) as working:
             await eventually(lambda: len(school.published()) == 1)
             value = working.metrics.registry.get_sample_value
-            assert value("churnwatch_model_labels") == 200
+            learned = [value("churnwatch_model_labels", {"outcome": of}) for of in ("churned", "stayed")]
+            assert None not in learned
+            assert sum(n or 0 for n in learned) == 200
             school.examples(MANY[200:210])
             await eventually(lambda: len(school.published()) == 2)
 
