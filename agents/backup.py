@@ -53,8 +53,6 @@ LEVEL: Final = 4
 FRAME: Final = struct.Struct(">II")
 LARGEST: Final = 1 << 30
 """Bytes of a frame: one that says more is damaged."""
-SHARED: Final = ("suppressed", "brakes")
-"""Keys of the whole application, ``application:name``, that are kept beside its partitions where they are there."""
 
 
 class BackupFailed(Exception):
@@ -77,15 +75,6 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     taken: str
     release: str
     stores: dict[str, Layout]
-
-
-class Shared(msgspec.Struct, frozen=True, array_like=True, tag="shared"):
-    """A key of the whole application, as Redis's DUMP would not let other releases read it: by its type.
-    ``content``: the string, or pairs of a hash or sorted set, or members of a set."""
-
-    name: str
-    kind: str
-    content: list[bytes]
 
 
 class Begin(msgspec.Struct, frozen=True, array_like=True, tag="begin"):
@@ -145,7 +134,7 @@ class Last(msgspec.Struct, frozen=True, array_like=True, tag="last"):
     sha256: bytes
 
 
-Frame: TypeAlias = Shared | Begin | Hot | Cold | Due | Out | Parked | End | Last
+Frame: TypeAlias = Begin | Hot | Cold | Due | Out | Parked | End | Last
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Frame).decode
@@ -305,37 +294,10 @@ async def take(
 
     Raises :class:`BackupFailed` and what the store raises.
     """
-    application = stores[0][0]
-    for name in SHARED:
-        shared = await _shared(application, name)
-        if shared is not None:
-            write(shared)
-    room = _Room(application)
+    room = _Room(stores[0][0])
     for store, layout in stores:
         for number in range(layout.partitions):
             await _Picture(store, number, room).take(write, tell)
-
-
-async def _shared(store: Store, name: str) -> Shared | None:
-    key = f"{store.application}:{name}"
-    kind = (await store.ask("read", lambda: store.redis.type(key))).decode()
-    content: Any
-    match kind:
-        case "none":
-            return None
-        case "string":
-            content = [await store.ask("read", lambda: store.redis.get(key))]
-        case "hash":
-            found = await store.ask("read", lambda: store.redis.hgetall(key))
-            content = [part for pair in sorted(found.items()) for part in pair]
-        case "set":
-            content = sorted(await store.ask("read", lambda: store.redis.smembers(key)))
-        case "zset":
-            pairs = await store.ask("read", lambda: store.redis.zrange(key, 0, -1, withscores=True))
-            content = [part for member, score in pairs for part in (member, repr(score).encode())]
-        case _:
-            raise BackupFailed(f"Redis key {key} is a {kind}, which churnwatch did not write.")
-    return Shared(name, kind, content)
 
 
 class _Room:

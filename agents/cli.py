@@ -24,6 +24,7 @@ from agents.commands import (
     doctor,
     explain,
     import_,
+    losses,
     model,
     prior,
     send,
@@ -167,6 +168,7 @@ app.command(epilog=backtest.EPILOG)(backtest.backtest)
 app.command("import", epilog=import_.EPILOG)(import_.import_)
 app.command(epilog=backup.EPILOG_BACKUP)(backup.backup)
 app.command(epilog=backup.EPILOG_RESTORE)(backup.restore)
+app.command("accept-loss", epilog=losses.EPILOG)(losses.accept_loss)
 app.command(epilog=prior.EPILOG)(prior.prior)
 app.command(epilog=completion.EPILOG)(completion.completion)
 

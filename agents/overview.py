@@ -34,6 +34,7 @@ from agents.commands.kafka import Broker, headers
 from agents.commands.shell import Failure
 from agents.core import engine_of
 from agents.failure import Code, Unrecoverable
+from agents.losses import GivenUp, Loss, given_up
 from agents.settings import Settings, redacted
 from agents.store import Layout, Store, StoreAway, connect
 from alerts.brakes import Board, Brakes
@@ -104,7 +105,8 @@ class Stored(NamedTuple):
     """What Redis holds of one partition number. ``applied``: the next offset by logical topic; ``state``:
     None where there is none or it cannot be read, then ``unreadable`` says why; ``due``: timers whose
     instant has come on the clock that counts; ``waiting_since``: when the oldest message entered the outbox
-    (0: none waits); ``quiet``: seconds for which this watcher has seen no commit (0: at its first look)."""
+    (0: none waits); ``quiet``: seconds for which this watcher has seen no commit (0: at its first look);
+    ``given_up``: records that somebody has decided to go on without."""
 
     number: int
     generation: int
@@ -122,6 +124,7 @@ class Stored(NamedTuple):
     parked: int
     silent: tuple[str, ...] = ()
     quiet: float = 0.0
+    given_up: tuple[GivenUp, ...] = ()
 
 
 class States(NamedTuple):
@@ -134,7 +137,8 @@ class States(NamedTuple):
 
 
 class Overview(NamedTuple):
-    """Both halves at ``at``; where one is None, its ``…_away`` says why and what to do."""
+    """Both halves at ``at``; where one is None, its ``…_away`` says why and what to do. ``kept_since``: when the first
+    record that Kafka still has was written, by (logical topic, partition), where records have expired unread."""
 
     at: Micros
     settings: Settings
@@ -142,6 +146,7 @@ class Overview(NamedTuple):
     states: States | None
     kafka_away: Failure | None = None
     redis_away: Failure | None = None
+    kept_since: Mapping[tuple[str, int], Micros] = {}
 
     def lag(self, stored: Stored) -> dict[str, int]:
         """Records of each input topic that are not applied yet, where Kafka tells; never negative."""
@@ -154,6 +159,26 @@ class Overview(NamedTuple):
                 begin = self.logs.begins.get((topic, stored.number), 0)
                 found[topic] = max(0, end - stored.applied.get(topic, begin))
         return found
+
+    @property
+    def lost(self) -> list[Loss]:
+        """Records that expired before they were applied."""
+        if self.logs is None or self.states is None:
+            return []
+        kafka = self.settings.kafka
+        return [
+            Loss(
+                kafka.topic(topic),
+                stored.number,
+                applied,
+                begin,
+                stored.state.clock if stored.state is not None else 0,
+                self.kept_since.get((topic, stored.number), 0),
+            )
+            for stored in self.states.partitions
+            for topic, applied in sorted(stored.applied.items())
+            if applied < (begin := self.logs.begins.get((topic, stored.number), 0))
+        ]
 
     def reference(self, stored: Stored) -> Micros:
         """The instant that timers of a partition are compared with: its clock, or the wall's."""
@@ -200,7 +225,7 @@ class Watcher:
             _or_failure(self.redis.look() if redis else _nothing()),
             _or_failure(asyncio.to_thread(self.kafka.look) if kafka else _nothing()),
         )
-        return Overview(
+        seen = Overview(
             time.time_ns() // 1000,
             self.settings,
             None if isinstance(logs, Failure) else logs,
@@ -208,6 +233,12 @@ class Watcher:
             logs if isinstance(logs, Failure) else None,
             states if isinstance(states, Failure) else None,
         )
+        if seen.lost:
+            places = [(each.topic, each.partition) for each in seen.lost]
+            since = await _or_failure(asyncio.to_thread(self.kafka.kept_since, places))
+            if not isinstance(since, Failure):
+                seen = seen._replace(kept_since=since)
+        return seen
 
     def _timed(self, states: States) -> States:
         """With how long each partition has been without a commit."""
@@ -325,6 +356,7 @@ class _Redis:
             waiting_since=int(head[0][0].partition(b"-")[0]) * 1000 if head else 0,
             parked=int(set_aside),
             silent=tuple(silent),
+            given_up=tuple(given_up(number, meta)),
         )
 
 
@@ -451,6 +483,20 @@ class _Kafka:
                 break
             time.sleep(PAUSE)  # a new leader is being chosen
         return found
+
+    def kept_since(self, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], Micros]:
+        """When the first record that is kept was written, by (logical topic, partition); ``places`` have Kafka's
+        names. Raises :class:`Failure`."""
+        prefix = self.settings.kafka.prefix
+        asked = {TopicPartition(*at): OffsetSpec.for_timestamp(0) for at in places}
+        with self.broker.explained(self.admin.poll):
+            answers = self.admin.list_offsets(asked, request_timeout=self.broker.patience)
+            found = {at: self.result(future) for at, future in answers.items()}
+        return {
+            (at.topic.removeprefix(prefix), at.partition): first.timestamp * 1000
+            for at, first in found.items()
+            if first.timestamp >= 0
+        }
 
     def group(self) -> tuple[Group | None, str]:
         """The group, or why it is not told."""

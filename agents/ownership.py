@@ -11,6 +11,7 @@ from typing import Protocol
 from agents.clock import Fetches
 from agents.failure import LayoutRefused, StoreBroken
 from agents.lag import Lag
+from agents.losses import Loss, refusal
 from agents.metrics import Metrics
 from agents.store import Claimed, Fenced, Layout, Lease, Lost, Split, Store
 from alerts.partition import Partition
@@ -34,6 +35,10 @@ class Log(Protocol):
 
     async def log_ends(self, partitions: Collection[tuple[str, int]]) -> tuple[Offsets, Offsets]:
         """The first offset kept and the next to be written."""
+        ...
+
+    async def kept_since(self, partitions: Collection[tuple[str, int]]) -> Mapping[tuple[str, int], int]:
+        """When the first record that is kept was written, in microseconds, where there is one."""
         ...
 
     async def proves(self, topic: str, partition: int, generation: int) -> bool:
@@ -169,10 +174,19 @@ class Ownership:
                 del claims[number]
             else:
                 claims[number] = again
+        await self._check_expired(kafka, claims, first)
         for number, claimed in claims.items():
             offsets = {}
             for topic in self.topics:
                 at = topic, number
+                if claimed.offsets.get(topic) is None and first[at]:
+                    log.warning(
+                        "%s/%d is read for the first time, from offset %d on: what came before has expired. Of an "
+                        "application that has run before Redis has lost its state: stop, and restore a backup",
+                        topic,
+                        number,
+                        first[at],
+                    )
                 offsets[topic] = starts[at] = _begin(claimed.offsets.get(topic), first[at], last[at], at)
             unwritten = set(self.topics) - set(claimed.offsets)
             leases.append(Lease(number, generation, claimed.version, offsets, unwritten, claimed.blob))
@@ -203,6 +217,34 @@ class Ownership:
         if not await self.store.forget(number, generation):
             return None
         return await self._claim(kafka, number, generation)
+
+    async def _check_expired(self, kafka: Log, claims: Mapping[int, Claimed], first: Offsets) -> None:
+        """Raise ``LayoutRefused`` when Kafka no longer has what comes next; all of it is told at once."""
+        gone = {
+            (topic, number): offset
+            for number, claimed in claims.items()
+            for topic, offset in claimed.offsets.items()
+            if offset < first.get((topic, number), 0)
+        }
+        if not gone:
+            return
+        since = await kafka.kept_since(gone.keys())
+        clocks = {number: self._opened(claims[number].blob, number).clock for _, number in gone}
+        raise LayoutRefused(
+            refusal(
+                [
+                    Loss(
+                        topic,
+                        number,
+                        offset,
+                        first[topic, number],
+                        clocks[number],
+                        since.get((topic, number), 0),
+                    )
+                    for (topic, number), offset in sorted(gone.items())
+                ]
+            )
+        )
 
     async def _check_layout(self, kafka: Log) -> None:
         counts = dict(kafka.partition_counts(self.topics))
@@ -288,11 +330,5 @@ def _begin(stored: int | None, first: int, last: int, at: tuple[str, int]) -> in
         raise LayoutRefused(
             f"{name}: everything up to offset {stored} was applied, but Kafka ends at {last}: the topic was created "
             f"anew, or Kafka lost its tail. Choose another `application`, or restore the topic."
-        )
-    if stored < first:
-        raise LayoutRefused(
-            f"{name}: the next offset to apply is {stored}, but Kafka begins at {first}: {first - stored} records "
-            f"expired unread. To go on without them set the field `off:{at[0]}` of the partition's meta key in Redis "
-            f"to {first}; raise the topic's retention."
         )
     return stored

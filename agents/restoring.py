@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from agents.backup import Begin, Cold, Damaged, Due, End, Frame, Header, Hot, Out, Parked, Shared
+from agents.backup import Begin, Cold, Damaged, Due, End, Frame, Header, Hot, Out, Parked
 from agents.ownership import RESTORING
 from agents.store import Claimed, Fenced, Layout, Store
 from streams.message import unpack
@@ -104,13 +104,13 @@ class Restoring:
             await self._begin()
             try:
                 await self._mark()
-                shared = await self._load(frames, tell)
+                await self._load(frames, tell)
             except BaseException:
                 await self._undo()
                 raise
             try:
                 await self._remember(switching=True)
-                await self._put(shared)
+                await self._put()
             except BaseException as error:
                 raise Unsettled(str(error) or type(error).__name__) from error
         finally:
@@ -177,15 +177,12 @@ class Restoring:
 
     # ---- loading beside
 
-    async def _load(self, frames: Iterator[Frame], tell: Callable[[], None]) -> list[Shared]:
-        shared: list[Shared] = []
+    async def _load(self, frames: Iterator[Frame], tell: Callable[[], None]) -> None:
         store, number = self._first, -1
         loader: _Loader | None = None
         for frame in frames:
             await self._stay()
             match frame:
-                case Shared():
-                    shared.append(frame)
                 case Begin():
                     if frame.store not in self._stores:
                         raise Damaged(
@@ -213,11 +210,10 @@ class Restoring:
         wanted = {(name, n) for name, layout in self._header.stores.items() for n in range(layout.partitions)}
         if self._counts.keys() != wanted:
             raise Damaged("It does not hold every partition that its beginning names.")
-        return shared
 
     # ---- into place
 
-    async def _put(self, shared: list[Shared]) -> None:
+    async def _put(self) -> None:
         for (name, number), counts in self._counts.items():
             await self._stay()
             store = self._stores[name]
@@ -239,8 +235,6 @@ class Restoring:
                 )
         for name, store in self._stores.items():
             await self._drop_rest(store, self._header.stores.get(name))
-        for one in shared:
-            await self._write_shared(one)
         # The application's own last: then workers may begin.
         for name, store in reversed(self._stores.items()):
             await self._lay(store, self._header.stores.get(name))
@@ -264,23 +258,6 @@ class Restoring:
         for number in range(first, before.partitions if before else 0):
             keys = [*store.keys(number), store.aside(number), store.parked(number)]
             await self._ask(partial(store.redis.unlink, *keys))
-
-    async def _write_shared(self, one: Shared) -> None:
-        """A key of the whole application, where there is none: what was put there since the backup counts more."""
-        redis, key = self._first.redis, f"{self._first.application}:{one.name}"
-        if await self._ask(lambda: redis.exists(key)):
-            return
-        pairs = dict(zip(one.content[::2], one.content[1::2], strict=False))
-        match one.kind:
-            case "string":
-                await self._ask(lambda: redis.set(key, one.content[0]))
-            case "hash":
-                await self._ask(lambda: redis.hset(key, mapping=pairs))
-            case "set":
-                await self._ask(lambda: redis.sadd(key, *one.content))
-            case "zset":
-                scores = {member: float(score) for member, score in pairs.items()}
-                await self._ask(lambda: redis.zadd(key, scores))
 
     # ---- the end
 

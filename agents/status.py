@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from agents.findings import Finding, Level, counted, lasting, note, numbered, problem, warning
 from agents.overview import Group, Logs, Overview, States
+from agents.ownership import RESTORING, UNDER_WAY
 from alerts.brakes import KINDS
 from alerts.partition import WINDOW
 from streams.events import rfc3339
@@ -91,6 +92,21 @@ def _layout(seen: Overview, states: States) -> Iterator[Finding]:
             "No worker of that name has run on it yet, or Redis was wiped: then everything that Kafka still has is "
             "read again.",
             f"{START} If it has run elsewhere: is redis.url right, and --application?",
+        )
+        return
+    if states.layout.clock in UNDER_WAY:
+        what = (
+            "A backup is being restored"
+            if states.layout.clock == RESTORING
+            else "An archive is being imported"
+        )
+        yield problem(
+            "layout",
+            f"{what} into {application}, or was until somebody stopped it.",
+            "Until it has ended nothing of it counts, and no worker starts.",
+            "Let it end. If it was stopped, run the same restore again."
+            if states.layout.clock == RESTORING
+            else "Let it end. If it was stopped, remove its rest (redis-cli --scan --pattern shows it) and import again.",
         )
         return
     mode = seen.settings.clock.mode
@@ -201,7 +217,7 @@ def _members(seen: Overview, group: Group) -> Iterator[Finding]:
 def _offsets(seen: Overview, states: States) -> Iterator[Finding]:
     if seen.logs is None:
         return
-    beyond, expired = [], []
+    beyond = []
     for stored in states.partitions:
         for topic, applied in stored.applied.items():
             at = topic, stored.number
@@ -210,11 +226,6 @@ def _offsets(seen: Overview, states: States) -> Iterator[Finding]:
             name = f"{seen.settings.kafka.topic(topic)}/{stored.number}"
             if applied > seen.logs.ends[at]:
                 beyond.append(f"{name} (applied up to {applied:,}, Kafka ends at {seen.logs.ends[at]:,})")
-            elif applied < seen.logs.begins.get(at, 0):
-                expired.append(
-                    f"{name} (next is {applied:,}, Kafka begins at {seen.logs.begins[at]:,}: "
-                    f"{seen.logs.begins[at] - applied:,} gone)"
-                )
     if beyond:
         yield problem(
             "offsets",
@@ -222,12 +233,21 @@ def _offsets(seen: Overview, states: States) -> Iterator[Finding]:
             "The topic was created anew, or Kafka lost its tail; a worker refuses to go on.",
             "Start under a new application, or restore the topic.",
         )
-    if expired:
+    if seen.lost:
         yield problem(
             "offsets",
-            f"Records expired unread: {_few(expired)}.",
-            "Retention was shorter than the time nobody read; a worker refuses to go on and says how to pass over them.",
-            "Decide with its message: churnwatch worker. Raise retention.ms of the topic.",
+            f"{counted(sum(each.records for each in seen.lost), 'record')} expired unread. {_few(seen.lost, '; ')}.",
+            "Retention was shorter than the time nobody read, or than the age of the backup that Redis was restored from. "
+            "A worker refuses to go on without them.",
+            "Restore a newer backup, if there is one; or go on without them, which is written down: churnwatch "
+            "accept-loss. Raise retention.ms of the topic.",
+        )
+    for given_up in sorted(each for stored in states.partitions for each in stored.given_up):
+        yield note(
+            "given_up",
+            f"{counted(given_up.kept - given_up.first, 'record')} of {given_up.topic}/{given_up.partition} (offsets "
+            f"{given_up.first} to {given_up.kept - 1}) were given up {lasting((seen.at - given_up.at) / SECOND)} ago.",
+            "They had expired before they were applied, and somebody ran churnwatch accept-loss.",
         )
 
 
@@ -442,7 +462,7 @@ def _is_read(seen: Overview) -> bool:
     return seen.logs is None or seen.logs.group is None or bool(seen.logs.group.members)
 
 
-def _few(names: list[str]) -> str:
+def _few(names: Sequence[object], between: str = ", ") -> str:
     """The first three of a list."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
+    return between.join(map(str, names[:3])) + more

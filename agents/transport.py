@@ -345,6 +345,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
                     seen[at] = Seen(self.popped[at], at_end, state.timestamp * 1000, state.highwater)
         self.seen = seen
 
+    async def kept_since(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """The timestamps of the first records that are kept, in microseconds."""
+        found = await self._ensure_consumer().offsets_for_times(dict.fromkeys(partitions, 0))
+        return {tp: first.timestamp * 1000 for tp, first in found.items() if first is not None}
+
     async def seek_exact(self, offsets: Offsets) -> tuple[int, set[tuple[str, int]]]:
         """Read on from here; whatever was popped before is void. The new epoch, and what could be sought.
 
@@ -563,6 +568,17 @@ class Consumer(driver.Consumer):
             {(tp.topic, tp.partition): offset for tp, offset in first.items()},
             {(tp.topic, tp.partition): offset for tp, offset in last.items()},
         )
+
+    async def kept_since(self, partitions: Collection[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        """When the first record that is kept of each partition was written, in microseconds; without those that hold
+        none. Raises ``LogAway``."""
+        try:
+            found = await self._thread.call_thread(
+                self._thread.kept_since, [TopicPartition(*at) for at in partitions]
+            )
+        except KafkaError as error:
+            raise LogAway(f"Kafka does not tell when its records were written: {error!r}") from error
+        return {(tp.topic, tp.partition): at for tp, at in found.items()}
 
     async def proves(self, topic: str, partition: int, generation: Generation) -> bool:
         """Whether Kafka takes us for a member of its current generation."""

@@ -632,7 +632,6 @@ def test_in_a_cluster_it_is_taken_and_brought_back_as_elsewhere(
     async def body() -> None:
         store, trainer = opened(cluster=True), opened(trainer_of("app"), cluster=True)
         lives = await some_life(store)
-        await store.redis.hset("app:brakes", mapping={"churn": "paused"})
         layouts = {"app": Layout(PARTITIONS, "record")}
         out = io.BytesIO()
         writer = Writer(out, backup.header("app", layouts))
@@ -645,7 +644,6 @@ def test_in_a_cluster_it_is_taken_and_brought_back_as_elsewhere(
         await work.run(frames, lambda: None)
         for life in lives:
             assert await stored(store, life.number) in life.at.values()
-        assert await store.redis.hgetall("app:brakes") == {b"churn": b"paused"}
 
     opened.run(body())
     for client in clients:

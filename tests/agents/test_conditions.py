@@ -279,9 +279,13 @@ def test_7_records_that_expired_unread_are_refused_with_their_number(shell: Shel
         admin = AdminClient({"bootstrap.servers": shell.brokers})
         for future in admin.delete_records([TopicPartition(name, 0, 42)]).values():
             future.result(10)
-        with pytest.raises(LayoutRefused, match="12 records expired unread"):
+        said = (
+            rf"{name}/0: offsets 30 to 41 \(12 records expired unread\), .*before 20.*churnwatch accept-loss"
+        )
+        with pytest.raises(LayoutRefused, match=said):
             async with shell.worker() as worker:
                 await asyncio.wait_for(worker.failed, 10)
+        assert shell.offsets(1) == {(name, 0): 30}, "nothing was passed over"
 
     run(body())
 

@@ -205,11 +205,11 @@ def test_the_source_that_we_lean_on_is_the_one_we_have_read(thing: Any, recorded
 def test_every_override_overrides_something_and_can_be_called_like_it(ours: type, theirs: type) -> None:
     known: dict[Any, set[str]] = {
         transport.Consumer: {
-            "assigned", "log_ends", "partition_counts", "proves", "seek_exact", "seen", "stop_reading", "void",
+            "assigned", "kept_since", "log_ends", "partition_counts", "proves", "seek_exact", "seen", "stop_reading", "void",
             "_watch_coordinator",
         },
         transport.ConsumerThread: {
-            "_look", "check_coordinator", "coordination_ended", "proves", "seek_exact", "Worker",
+            "_look", "check_coordinator", "coordination_ended", "kept_since", "proves", "seek_exact", "Worker",
         },
         transport.App: {"_read", "start_here", "produce", "output_partitions"},
     }  # fmt: skip

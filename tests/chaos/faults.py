@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -205,3 +206,31 @@ def redis_frozen(run: Run, count: int) -> None:
             time.sleep(run.random.uniform(1.5, 4.0))
         run.note("SIGCONT Redis")
         run.struck += 1
+
+
+def redis_lost_and_restored(run: Run, count: int) -> None:
+    """A backup is taken while the workers are at work; later Redis loses everything, and it is restored."""
+    run.rollback = True
+    application = run.application
+    file = application.folder / "shop.backup"
+    for number in run.moments(2 * count):
+        if number % 2 == 0:
+            file.unlink(missing_ok=True)
+            before = application.applied()
+            taking = threading.Thread(target=application.command, args=("backup", str(file)))
+            taking.start()
+            run.until(lambda taking=taking: not taking.is_alive(), "a backup is taken", drip=1)  # type: ignore[misc]
+            assert file.exists()
+            run.note(
+                f"a backup of {file.stat().st_size:,} bytes while {before} to {application.applied()} were applied"
+            )
+        else:
+            had = application.applied()
+            for worker in list(application.running):
+                worker.kill()
+            application.redis.wipe()
+            application.command("restore", str(file))
+            now = application.applied()
+            application.launch()
+            run.note(f"Redis lost everything and was restored: from {had} back to {now} records applied")
+            run.struck += 1

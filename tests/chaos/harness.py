@@ -7,6 +7,8 @@ until all of it is applied and has left, and hands everything that was written t
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
 import sys
 import threading
 import time
@@ -181,6 +183,20 @@ class Application:
         worker.kill()
         assert code == 0, f"{worker.name} ended with {code}:\n{worker.said()}"
         return took
+
+    def command(self, *arguments: str) -> str:
+        """``churnwatch`` with the settings of the workers; what it printed. It must end well."""
+        done = subprocess.run(
+            [sys.executable, "-m", "agents.cli", *arguments],
+            env={**os.environ, "PYTHONPATH": str(ROOT), **self.environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, (
+            f"churnwatch {' '.join(arguments)} ended with {done.returncode}: {done.stderr}"
+        )
+        return done.stdout
 
     def end(self) -> None:
         """Whatever still runs is killed."""

@@ -109,6 +109,13 @@ def test_states_and_alerts_are_exact_after_the_broker_was_killed(
     prove(app, book, [(faults.broker_killed, 1)], 14, SHORT)
 
 
+def test_states_and_alerts_are_exact_after_redis_was_lost_and_a_backup_that_was_taken_under_load_restored(
+    application: Callable[..., Application], book: Book
+) -> None:
+    app = application(inputs=ONE, session=2.0, batch=20)
+    prove(app, book, [(faults.redis_lost_and_restored, 1)], 15, SHORT)
+
+
 # ---- the full counts
 
 FULL = 60, 90
@@ -126,6 +133,7 @@ FULL = 60, 90
         (faults.redis_killed, 6, 2),
         (faults.redis_tail_cut, 8, 2),
         (faults.redis_restored, 2, 1),
+        (faults.redis_lost_and_restored, 4, 2),
         (faults.killed_before_trim, 8, 1),
         (faults.redis_frozen, 3, 2),
     ],
