@@ -21,8 +21,8 @@ from agents.files import Entry
 from agents.ownership import IMPORTING
 from agents.send import Route
 from agents.settings import Settings
-from agents.store import Claimed, Layout, Lease, Outcome, Step, Store, Write
-from agents.trainer import Lessons, trainer_of
+from agents.store import Claimed, Layout, Lease, Outcome, Step, Store, Write, trainer_of
+from agents.trainer import Lessons
 from agents.transport import partition_of
 from alerts.partition import Partition
 from features.shop import DAY

@@ -34,14 +34,16 @@ from agents.commands.kafka import Broker, headers
 from agents.commands.shell import Failure
 from agents.core import engine_of
 from agents.failure import Code, Unrecoverable
+from agents.learned import Models, kept
 from agents.losses import GivenUp, Loss, given_up
 from agents.settings import Settings, redacted
 from agents.store import Layout, Store, StoreAway, connect
 from alerts.brakes import Board, Brakes
 from alerts.engine import ClockMode, Engine
 from alerts.partition import Partition, unpack
+from models.snapshot import Known, Snapshot
 from streams.codec import PREFIX
-from streams.topics import ALERTS, BRAKES, DEAD_LETTERS, DECISIONS
+from streams.topics import ALERTS, BRAKES, DEAD_LETTERS, DECISIONS, MODELS
 
 PATIENCE = 4.0
 """Seconds until a server that does not answer is called away."""
@@ -86,7 +88,7 @@ class Logs(NamedTuple):
     """What Kafka tells. ``counts``: partitions of every topic by Kafka name; ``begins`` and ``ends`` by
     (logical input topic, partition); ``group``: None where the broker does not tell, then ``no_group``
     says why; ``letters``: dead letters that are kept; ``hidden``: topics whose logs this user may not see;
-    ``brakes``: what keeps alerts from being delivered."""
+    ``brakes``: what keeps alerts from being delivered; ``learned``: the snapshots in ``models``."""
 
     counts: Mapping[str, int]
     begins: Mapping[tuple[str, int], int]
@@ -99,6 +101,7 @@ class Logs(NamedTuple):
     hidden: tuple[str, ...] = ()
     brakes: Brakes = Brakes()
     newest_withheld: Newest | None = None
+    learned: Known = Known()
 
 
 class Stored(NamedTuple):
@@ -128,12 +131,12 @@ class Stored(NamedTuple):
 
 
 class States(NamedTuple):
-    """What Redis tells; ``layout`` None: no worker of this application has ever run on it."""
+    """What Redis tells; ``layout`` None: no worker of this application has ever run on it. ``newest``: the
+    trainer's newest snapshot."""
 
     layout: Layout | None
     partitions: tuple[Stored, ...]
-    model: str = ""
-    source: str = ""
+    newest: Snapshot | None = None
 
 
 class Overview(NamedTuple):
@@ -179,6 +182,17 @@ class Overview(NamedTuple):
             for topic, applied in sorted(stored.applied.items())
             if applied < (begin := self.logs.begins.get((topic, stored.number), 0))
         ]
+
+    @property
+    def deciding(self) -> Snapshot | None:
+        """The snapshot that decides, by Kafka and else by Redis; None: the prior of the settings does."""
+        states = self.states
+        if self.logs is None:
+            return None if states is None else states.newest
+        if states is None or states.layout is None or states.layout.clock != "record":
+            return self.logs.learned.newest()
+        clocks = (stored.state.clock for stored in states.partitions if stored.state is not None)
+        return self.logs.learned.at(max(clocks, default=0))
 
     def reference(self, stored: Stored) -> Micros:
         """The instant that timers of a partition are compared with: its clock, or the wall's."""
@@ -295,6 +309,7 @@ async def _or_failure(asked: Any) -> Any:
 class _Redis:
     def __init__(self, settings: Settings, patience: float) -> None:
         self.settings = settings
+        self._patience = patience
         self.store = open_store(settings, patience)
         self.engine: Engine | None = None
 
@@ -309,11 +324,12 @@ class _Redis:
                 self.engine = engine_of(self.settings, mode)
             try:
                 partitions = [await self._stored(n, layout) for n in range(layout.partitions)]
+                newest = await kept(self.settings, self._patience)
             except ResponseError:
                 raise
             except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
                 raise StoreAway(str(error)) from error
-        return States(layout, tuple(partitions), self.engine.model.version, self.engine.model.source)
+        return States(layout, tuple(partitions), newest)
 
     async def _stored(self, number: int, layout: Layout) -> Stored:
         meta_key, hot, _, due, out = self.store.keys(number)
@@ -416,6 +432,8 @@ class _Kafka:
         self._hidden: set[str] = set()
         self._read: dict[str, tuple[tuple[tuple[int, int], ...], Newest | None]] = {}
         self._brakes: tuple[int, Brakes] = 0, Brakes()
+        self._models = Models(settings, patience)
+        self._learned: tuple[Mapping[int, int], Known] = {}, Known()
 
     @property
     def admin(self) -> AdminClient:
@@ -429,7 +447,7 @@ class _Kafka:
         with self.broker.explained(self.admin.poll):
             metadata = self.admin.list_topics(timeout=self.broker.patience)
             counts = {name: len(t.partitions) for name, t in metadata.topics.items() if t.error is None}
-            outputs = DEAD_LETTERS, ALERTS, DECISIONS, BRAKES
+            outputs = DEAD_LETTERS, ALERTS, DECISIONS, BRAKES, MODELS
             topics = [t for t in (*kafka.inputs, *outputs) if kafka.topic(t) in counts]
             places = [(t, n) for t in topics for n in range(counts[kafka.topic(t)])]
             begins = self.offsets(places, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
@@ -451,7 +469,15 @@ class _Kafka:
             tuple(t for t in topics if t in self._hidden),
             self.brakes(begins.get((BRAKES, 0), 0), ends.get((BRAKES, 0), 0)),
             self.newest(DECISIONS, held[DECISIONS], ends),
+            self.learned({n: end for (t, n), end in ends.items() if t == MODELS}),
         )
+
+    def learned(self, ends: Mapping[int, int]) -> Known:
+        """The snapshots in ``models``, whose partitions end there; read only where there is something new. Raises
+        :class:`Failure`."""
+        if ends != self._learned[0]:
+            self._learned = ends, self._models.look() if ends else Known()
+        return self._learned[1]
 
     def offsets(self, places: Iterable[tuple[str, int]], spec: OffsetSpec) -> dict[tuple[str, int], int]:
         """The offset of each (logical topic, partition) that ``spec`` means; without those that have no leader,

@@ -13,7 +13,8 @@ application there are five keys with one hash tag, so that they lie on one node 
 Beside them ``{app:pN}:parked`` (a stream: messages that no broker takes) and, while a backup is being taken,
 ``{app:pN}:aside`` (a hash: what commits have overwritten since it began; it expires by itself).
 
-``app:layout`` says with how many partitions and under which clock the state was built.
+``app:layout`` says with how many partitions and under which clock the state was built. The trainer keeps what it has
+learned in the same way, under the application's name and ``:trainer``.
 """
 
 from __future__ import annotations
@@ -82,6 +83,8 @@ WRITING = frozenset({"claim", "commit", "forget", "park", "trim"})
 WARN_EVERY = 20
 # Customers a read of the whole state asks for at a time.
 SCAN_COUNT = 500
+# Under which name the trainer keeps its newest snapshot (JSON), in ``{app:trainer:p0}:cold``.
+SNAPSHOT = b"snapshot"
 
 
 class RedisSettings(Protocol):
@@ -275,6 +278,11 @@ class Layout(msgspec.Struct, frozen=True):
 
     partitions: int
     clock: str
+
+
+def trainer_of(application: str) -> str:
+    """Under which name an application's trainer keeps its state: no application can bear it."""
+    return f"{application}:trainer"
 
 
 class Store:

@@ -24,7 +24,7 @@ from agents.failure import LayoutRefused
 from agents.metrics import Metrics
 from agents.ownership import Owned
 from agents.settings import Settings
-from agents.store import Lost, Outcome, States
+from agents.store import SNAPSHOT, Lost, Outcome, States, trainer_of
 from agents.worker import OneByOne, Proposal, Worker
 from alerts.engine import FEATURES_VERSION, Missing, Turn
 from alerts.partition import Partition
@@ -195,6 +195,8 @@ class Lessons(OneByOne):
             out += _messages(publication)
             self.newest = publication.snapshot
         unsaved = {name.encode(): block for name, block in trainer.unsaved().items()}
+        if published:
+            unsaved[SNAPSHOT] = encode(published[-1].snapshot)
         trainer.saved()
         held = Held(
             number=partition.number,
@@ -310,8 +312,3 @@ def settings_of_trainer(settings: Settings) -> Settings:
         clock=replace(settings.clock, mode="record"),
         worker=replace(settings.worker, batch=min(settings.worker.batch, BATCH)),
     )
-
-
-def trainer_of(application: str) -> str:
-    """Under which name an application's trainer keeps its state in Redis: no application can bear it."""
-    return f"{application}:trainer"

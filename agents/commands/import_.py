@@ -58,7 +58,7 @@ def import_(
     settings = call.settings
     from agents import loading  # noqa: PLC0415 -- numpy, river and Faust take their time
     from agents.overview import explained, open_store  # noqa: PLC0415
-    from agents.trainer import trainer_of  # noqa: PLC0415
+    from agents.store import trainer_of  # noqa: PLC0415
 
     broker = Broker(settings.kafka)
     counts = broker.inputs(settings.kafka.inputs)

@@ -113,8 +113,9 @@ def show(
     if snapshot is None:
         raise Failure(
             Code.NOT_FOUND,
-            "Nothing was learned yet: the prior of the settings decides.",
-            "The trainer publishes its first snapshot when labels have matured, a horizon after their snapshots.",
+            "Not enough data to have learned anything: the prior of the settings decides.",
+            f"A label matures {call.settings.policy.horizon_days:g} days after a customer was looked at; of each outcome "
+            f"{call.settings.learning.gate:,} are needed before a learned score decides (learning.gate).",
             "Does one run (churnwatch trainer)? docs/learning.md says what to look at.",
         )
     if as_json:

@@ -1,4 +1,7 @@
-"""Customers' states, read from Redis without owning them, and described by the core."""
+"""Customers' states, read from Redis without owning them, and described by the core as a worker would decide.
+
+What was learned is told by the topic ``models``; where Kafka does not answer, by the trainer's copy in Redis.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,13 @@ import msgspec
 
 from agents import reach
 from agents.commands.shell import Code, Failure
-from agents.core import engine_of
+from agents.core import engine_of, usable
 from agents.failure import Unrecoverable
+from agents.learned import Models, kept
 from agents.settings import Settings, redacted
 from agents.store import Layout, Store, StoreAway, connect
 from alerts.partition import unpack
+from models.snapshot import Known, Snapshot
 from streams.events import to_micros
 
 PATIENCE = 5.0
@@ -29,10 +34,12 @@ T = TypeVar("T")
 class Reader:
     """Customers' states of one application, described as of now (or of the record clock)."""
 
-    def __init__(self, settings: Settings, store: Store, layout: Layout) -> None:
+    def __init__(self, settings: Settings, store: Store, layout: Layout, known: Known) -> None:
         self.store = store
         self.layout = layout
         self.engine = engine_of(settings, "record" if layout.clock == "record" else "wall")
+        self._settings, self._known = settings, known
+        self._decides: Snapshot | None = None
 
     async def all(self) -> AsyncIterator[dict[str, Any]]:
         """Each customer once."""
@@ -57,7 +64,15 @@ class Reader:
         _, blob = await self.store.applied(partition)
         return unpack(blob, partition).clock
 
+    def _decide(self, at: int) -> None:
+        """Lets decide what decides in a partition whose clock is at ``at``."""
+        found = self._known.at(at) if self.layout.clock == "record" else self._known.newest()
+        if found is not self._decides:
+            self.engine.adopt(() if found is None else usable(self._settings, Known((), found)))
+            self._decides = found
+
     def _described(self, name: str, hot: bytes, cold: bytes | None, at: int) -> dict[str, Any]:
+        self._decide(at)
         described = self.engine.describe(name, hot, cold, at)
         if at == 0 and "last_purchase" in described:  # no clock record has come: as of what is known
             last = to_micros(datetime.fromisoformat(str(described["last_purchase"])))
@@ -74,6 +89,15 @@ def _unheard(log: logging.Logger) -> Iterator[None]:
         yield
     finally:
         log.setLevel(level)
+
+
+async def _known(settings: Settings) -> Known:
+    """What was learned, told by Kafka or else by Redis."""
+    try:
+        return await asyncio.to_thread(Models(settings).look)
+    except Failure:
+        newest = await kept(settings)
+        return Known() if newest is None else Known((newest,))
 
 
 def read(settings: Settings, ask: Callable[[Reader], Coroutine[Any, Any, T]]) -> T:
@@ -96,7 +120,7 @@ def read(settings: Settings, ask: Callable[[Reader], Coroutine[Any, Any, T]]) ->
                     "No worker of that name has run on it.",
                     "Start one with: churnwatch worker; or name the right one with --application or --redis.",
                 )
-            return await ask(Reader(settings, store, layout))
+            return await ask(Reader(settings, store, layout, await _known(settings)))
         except StoreAway:
             # redis-py sends through wait_for, which in Python 3.11 may swallow a cancellation: Ctrl-C came first.
             task = asyncio.current_task()

@@ -129,7 +129,7 @@ def described(seen: Overview, found: list[Finding]) -> dict[str, Any]:
         ]
     if states is not None and states.layout is not None:
         said["clock_mode"] = states.layout.clock
-        said["model"] = {"version": states.model, "score_source": states.source}
+        said["model"] = _model(seen)
         said["partitions"] = [_partition(seen, stored) for stored in states.partitions]
     if logs is not None:
         said["paused"] = [
@@ -150,6 +150,30 @@ def described(seen: Overview, found: list[Finding]) -> dict[str, Any]:
                 "versions": dict(alert.versions),
             }
     return said
+
+
+def _model(seen: Overview) -> dict[str, Any]:
+    """What decides, and how far labels have come."""
+    deciding = seen.deciding
+    if deciding is None:
+        return {"version": seen.settings.prior.version, "score_source": "statistical"}
+    gate = deciding.leading.gate
+    told: dict[str, object] = {
+        "open": gate.open,
+        "needed": gate.needed,
+        "churned": gate.churned,
+        "stayed": gate.stayed,
+    }
+    if gate.until is not None:
+        told["until"] = rfc3339(gate.until)
+    return {
+        "version": deciding.version,
+        "score_source": deciding.source,
+        "model": deciding.promoted,
+        "pinned": seen.logs is not None and seen.logs.learned.pinned is deciding,
+        "labels": deciding.leading.labels,
+        "gate": told,
+    }
 
 
 def _partition(seen: Overview, stored: Stored) -> dict[str, Any]:
@@ -310,6 +334,28 @@ def _partitions(seen: Overview, rows: int) -> Table:
     return table
 
 
+def _score(seen: Overview) -> str:
+    """What decides, in words; while labels are few, how many there are and until when."""
+    from agents.snapshots import gate  # noqa: PLC0415 -- as above
+
+    deciding = seen.deciding
+    if deciding is None:
+        version = escape(seen.settings.prior.version)
+        if not seen.settings.learning.enabled:
+            return f"statistical, by the prior {version}: learning is off"
+        days = seen.settings.policy.horizon_days
+        return (
+            f"statistical, by the prior {version}: not enough data to learn from; no label is known yet, the first "
+            f"matures {days:g} days after a customer was first looked at, where a trainer runs"
+        )
+    said = f"{deciding.source}, {escape(deciding.promoted)} of snapshot {escape(deciding.version)}"
+    if seen.logs is not None and seen.logs.learned.pinned is deciding:
+        said += ", which is pinned"
+    if not deciding.leading.gate.open:
+        said += f"; not enough labels for a learned one: the gate is {gate(deciding.leading.gate)}"
+    return said
+
+
 def _clock(stored: Stored) -> str:
     if stored.unreadable:
         return "[red]unreadable[/]"
@@ -334,13 +380,16 @@ def _foot(seen: Overview, rows: int) -> Text:
             f"[dim]{len(states.partitions) - rows} partitions with less to do are not shown; --json has all.[/]"
         )
     if states is not None and states.layout is not None:
-        score = f"score  {states.source}, model {escape(states.model)}"
+        score = f"score  {_score(seen)}"
         if logs is not None and logs.newest_alert is not None:
             alert = logs.newest_alert
             versions = alert.versions
             score += f"; the newest alert was decided by policy {escape(versions.get('policy', '?'))}"
-            if versions.get("model") != states.model:
-                score += f" and model {escape(versions.get('model', '?'))}: other settings than these"
+            model = versions.get("model", "?")
+            if model not in {seen.settings.prior.version, *(s.version for s in logs.learned.snapshots)}:
+                score += (
+                    f" and model {escape(model)}: other settings than these, or a snapshot that is deleted"
+                )
         lines.append(score)
     if logs is not None and logs.newest_alert is not None:
         alert = logs.newest_alert

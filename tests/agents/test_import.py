@@ -13,6 +13,7 @@ import redis as sync_redis
 from confluent_kafka import Producer
 
 from agents import loading
+from agents.core import engine_of, usable
 from agents.failure import LayoutRefused
 from agents.files import Reading, read
 from agents.loading import Ends, Interrupted
@@ -21,15 +22,17 @@ from agents.overview import open_store
 from agents.ownership import IMPORTING, Ownership
 from agents.settings import Clock, Kafka, Redis, Settings
 from agents.settings import Worker as WorkerSettings
-from agents.store import Layout, Store
-from agents.trainer import Lessons, trainer_of
+from agents.store import SNAPSHOT, Layout, Store, trainer_of
+from agents.trainer import Lessons
 from agents.transport import partition_of
 from agents.worker import Worker
+from alerts.engine import Engine
 from alerts.partition import unpack
 from alerts.policy import Policy
 from features.customer import Customer, unpack_hot
 from features.shop import DAY
 from models.learning import Learning
+from models.snapshot import PIN, Known, decode, encode_pin, named
 from streams.codec import Codec
 from tests.agents.backtest.conftest import written
 from tests.agents.command_line import CommandLine
@@ -246,6 +249,56 @@ def test_learning_goes_on_where_the_archive_ends(shop: Shop, churnwatch: Command
     for number in range(PARTITIONS):
         partition = unpack(shop.stored(number, "meta")[b"part"], number)
         assert partition.examples == state["sequences"][number]
+
+
+def test_whoever_looks_is_told_by_the_score_that_decides_with_kafka_without_it_and_when_one_is_pinned(
+    shop: Shop, churnwatch: CommandLine
+) -> None:
+    assert churnwatch(*shop.flags, "import", str(shop.archive)).code == 0
+    with sync_redis.Redis.from_url(shop.redis.url) as client:
+        kept = client.hget(f"{{{trainer_of(shop.application)}:p0}}:cold", SNAPSHOT)
+    snapshot = decode(kept)
+    assert snapshot.source == "learned"
+    ((_, published),) = ((r.key(), r.value()) for r in read_all(shop.kafka.brokers, [shop.prefix + "models"]))
+    assert published == kept
+
+    def scored(engine: Engine) -> dict[str, object]:
+        cold = {k: v for n in range(PARTITIONS) for k, v in shop.stored(n, "cold").items()}
+        at = unpack(shop.stored(0, "meta")[b"part"], 0).clock
+        return {
+            key.decode(): engine.describe(key.decode(), raw, cold.get(key), at).get("churn_probability")
+            for n in range(PARTITIONS)
+            for key, raw in shop.stored(n, "hot").items()
+        }
+
+    def told(*flags: str) -> dict[str, object]:
+        said = churnwatch(*shop.flags, *flags, "customers", "--json")
+        assert said.code == 0, said.err
+        return {line["customer"]: line.get("churn_probability") for line in said.lines}
+
+    by_prior = engine_of(shop.settings)
+    learned = engine_of(shop.settings)
+    learned.adopt(usable(shop.settings, Known((snapshot,))))
+    right = scored(learned)
+    assert right != scored(by_prior)
+    assert told() == right
+    assert told("--brokers", "127.0.0.1:1") == right
+    status = churnwatch(*shop.flags, "status").out
+    assert f"score  learned, {snapshot.promoted} of snapshot {snapshot.version}" in " ".join(
+        status.split("\n")
+    )
+    model = churnwatch(*shop.flags, "status", "--json").lines[0]["model"]
+    assert model["version"] == snapshot.version
+    assert (model["score_source"], model["pinned"], model["gate"]["open"]) == ("learned", False, True)
+
+    promoted = msgspec.structs.replace(snapshot.leading.promoted, model="rhythm")
+    leading = msgspec.structs.replace(snapshot.leading, promoted=promoted)
+    other = named(msgspec.structs.replace(snapshot, source="statistical", horizons=(leading,)))
+    producer = Producer({"bootstrap.servers": shop.kafka.brokers})
+    producer.produce(shop.prefix + "models", encode_pin(other, 1), PIN, partition=0)
+    assert producer.flush(20) == 0
+    assert told() == scored(by_prior)
+    assert "which is pinned" in " ".join(churnwatch(*shop.flags, "status").out.split("\n"))
 
 
 def test_an_application_that_is_not_empty_is_refused_with_what_to_do(

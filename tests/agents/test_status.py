@@ -31,13 +31,17 @@ from agents.overview import Group, Logs, Member, Newest, Overview, States, Store
 from agents.settings import Clock, Kafka, Settings
 from agents.status import troubles
 from agents.store import Layout
-from alerts.engine import Engine
+from alerts.engine import FEATURES_VERSION, Engine
 from alerts.partition import Partition, Window
 from alerts.policy import Feeds, Policy
 from features.shop import Shop
-from models.snapshot import Prior
+from models.learning import Learning
+from models.snapshot import Known, Prior
+from models.training import Trainer
+from streams.events import rfc3339
 from streams.topics import OUTPUTS
 from tests.agents.shell import START, Shell, eventually
+from tests.labels import HORIZON, labels
 from tests.servers import KafkaServer, RedisServer, free_port
 
 ROOT = Path(__file__).parents[2]
@@ -332,9 +336,7 @@ def overview(*partitions: Stored, members: tuple[Member, ...] | None = None, **m
         None,
         Newest(NOW, "churn.raised", "c1", {"policy": "p", "model": "prior-0"}),
     )
-    return Overview(
-        NOW, settings, logs, States(Layout(len(numbers), clock), partitions, "prior-0", "statistical")
-    )
+    return Overview(NOW, settings, logs, States(Layout(len(numbers), clock), partitions))
 
 
 def said(seen: Overview) -> list[str]:
@@ -438,6 +440,28 @@ def test_alerts_that_were_decided_by_other_settings_are_noticed() -> None:
     assert "model prior-7: other settings" in text(
         seen._replace(logs=seen.logs._replace(newest_alert=newest))
     )
+
+
+def test_the_gate_is_shown_until_it_opens_and_before_any_label_that_there_is_not_enough_data() -> None:
+    seen = overview()
+    assert seen.logs is not None
+    assert "score  statistical, by the prior prior-0: not enough data to learn from" in text(seen)
+    assert "matures 28 days after" in text(seen)
+    trainer = Trainer(Learning(publish_labels=256, gate=200), HORIZON, Prior(), FEATURES_VERSION)
+    (young,) = (p.snapshot for p in trainer.learn(labels(256)).published)
+    gate = young.leading.gate
+    assert gate.until is not None
+    seen = seen._replace(logs=seen.logs._replace(learned=Known((young,))))
+    shown = text(seen)
+    assert f"score  statistical, rhythm of snapshot {young.version}; not enough labels" in shown
+    assert (
+        f"{gate.churned} churned and {gate.stayed} stayed of 200 needed each; at the present pace it opens on"
+        in shown
+    )
+    told = described(seen, [])["model"]
+    assert told["gate"] == {
+        "open": False, "needed": 200, "churned": gate.churned, "stayed": gate.stayed, "until": rfc3339(gate.until)
+    }  # fmt: skip
 
 
 def test_of_many_partitions_those_with_most_to_do_are_shown() -> None:

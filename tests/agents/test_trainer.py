@@ -21,6 +21,7 @@ from agents import trainer as shell_of_the_trainer
 from agents.following import Following
 from agents.metrics import Metrics
 from agents.settings import Settings
+from agents.store import SNAPSHOT
 from agents.trainer import TrainerWorker
 from alerts.engine import FEATURES_VERSION
 from alerts.policy import Policy
@@ -83,6 +84,12 @@ class School(Shell):
     def kept(self) -> Any:
         """The trainer's state as it is stored."""
         return msgspec.msgpack.decode(self.state_of()[b"part"])
+
+    def newest(self) -> bytes:
+        """The newest snapshot as Redis has it."""
+        with self.redis() as client:
+            found: bytes = client.hget(f"{{{self.application}:trainer:p0}}:cold", SNAPSHOT)
+            return found
 
     def settled(self) -> bool:
         """Nothing waits to leave."""
@@ -163,6 +170,7 @@ def test_what_was_learned_and_published_is_a_matter_of_the_labels_alone_wherever
     assert school.kept() == state
     assert school.published() == published
     assert len(published) >= 3
+    assert decode(school.newest()).version == published[-1]
 
 
 def test_a_redis_that_was_rolled_back_is_read_again_from_where_it_stands(school: School) -> None:
