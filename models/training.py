@@ -537,7 +537,9 @@ class Trainer:
                 self._take(course, run, published, told)
                 run, course = [], of
             run.append(example)
-            if len(run) == course.room:
+            # What is learned together is read by the same rates, wherever a batch ends.
+            fit = self.rates.until_fit if course is self._leading else BLOCK
+            if len(run) == min(course.room, fit):
                 self._take(course, run, published, told)
                 run = []
         self._take(course, run, published, told)

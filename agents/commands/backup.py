@@ -312,7 +312,7 @@ def _tell(call: Shell, header: Header, restored: Restored) -> None:
 def _stores(settings: Settings) -> list[Store]:
     """The application's and its trainer's."""
     from agents.overview import open_store  # noqa: PLC0415
-    from agents.trainer import trainer_of  # noqa: PLC0415
+    from agents.store import trainer_of  # noqa: PLC0415
 
     apart = msgspec.structs.replace(settings, application=trainer_of(settings.application))
     return [open_store(each, settings.redis.patience) for each in (settings, apart)]

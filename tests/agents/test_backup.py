@@ -18,8 +18,7 @@ from agents import backup, restoring
 from agents.backup import BackupFailed, Begin, Damaged, Frame, Header, Writer, read, take
 from agents.ownership import RESTORING
 from agents.restoring import Restoring
-from agents.store import Claimed, Layout, Lease, Outcome, Store, Write, connect
-from agents.trainer import trainer_of
+from agents.store import Claimed, Layout, Lease, Outcome, Store, Write, connect, trainer_of
 from streams.message import Message, pack, unpack
 from tests.agents.command_line import CommandLine
 from tests.agents.test_store import Address, address

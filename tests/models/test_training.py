@@ -77,6 +77,21 @@ def test_the_same_labels_give_the_same_snapshots_however_they_are_cut_and_whenev
     assert other.blocks() == one.blocks()
 
 
+def test_the_first_labels_too_teach_the_same_however_they_are_cut(many: list[Example]) -> None:
+    """The rates are fitted at every doubling then, in the middle of a block."""
+    one = trainer()
+    one.learn(many[:700])
+    dice = random.Random(7)
+    for most in (1, 3, 40, 300):
+        other = trainer()
+        at = 0
+        while at < 700:
+            n = dice.randint(1, most)
+            other.learn(many[at : min(at + n, 700)])
+            at += n
+        assert other.state() == one.state()
+
+
 def test_an_example_is_not_learned_twice(many: list[Example]) -> None:
     one = trainer()
     one.learn(many[:500])
