@@ -385,7 +385,8 @@ def test_what_is_no_state_is_refused_and_changes_nothing(some: list[Example]) ->
 
 def test_it_says_after_how_many_examples_the_estimate_changes() -> None:
     online = OnlineRates(every=200)
-    changed, last, foretold = [], online.rates, online.until_fit
+    changed: list[int] = []
+    last, foretold = online.rates, online.until_fit
     for n in range(1, 650):
         assert online.until_fit == foretold - (n - 1 - (changed[-1] if changed else 0))
         online.learn_one(n % 5, n % 5 * 9.0, 60.0, 28.0, n % 3 == 0, n / 10)
