@@ -26,6 +26,7 @@ from agents.commands import (
     import_,
     losses,
     model,
+    policy,
     prior,
     send,
     simulate,
@@ -156,6 +157,10 @@ _model.command("pin", epilog=model.EPILOG_PIN)(model.pin)
 _model.command("unpin", epilog=model.EPILOG_UNPIN)(model.unpin)
 _model.command("rollback", epilog=model.EPILOG_ROLLBACK)(model.rollback)
 app.add_typer(_model, name="model")
+
+_policy = typer.Typer(no_args_is_help=True, help="Thresholds: what others would have warned of.")
+_policy.command("preview", epilog=policy.EPILOG)(policy.preview)
+app.add_typer(_policy, name="policy")
 
 _config = typer.Typer(no_args_is_help=True, help="The settings: what holds, and a file to begin with.")
 _config.command("show", epilog=config.EPILOG_SHOW)(config.show)

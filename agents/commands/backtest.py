@@ -21,11 +21,12 @@ from rich.table import Table
 from agents.commands.shell import Code, Failure, Shell, examples, shell
 from agents.commands.write import write_file
 from agents.files import FileError, Reading, Refusal, extent, read
+from agents.settings import Settings
 from features.shop import DAY, Calendar
 
 if TYPE_CHECKING:
     from agents.backtest.horizon import Suggestion
-    from agents.backtest.run import Found
+    from agents.backtest.run import Asked, Found
 
 EPILOG = examples(
     "churnwatch backtest orders.csv                         28 days, a cut-off every 28, into ./backtest",
@@ -91,7 +92,7 @@ def backtest(
     the report: docs/backtest.md.
     """
     call = shell(context)
-    days, step = _days(horizon, call.settings.policy.horizon_days), _days(every, 28)
+    days, step = whole_days(horizon, call.settings.policy.horizon_days), whole_days(every, 28)
     first = None if start is None else _date(start)
     codec = call.codec()
     reading = Reading(codec, ZoneInfo(call.settings.shop.time_zone))
@@ -107,8 +108,9 @@ def backtest(
         )  # fmt: skip
     from agents.backtest.page import page  # noqa: PLC0415 -- numpy, river and the plots take their time
     from agents.backtest.report import report  # noqa: PLC0415
+    from agents.backtest.run import Asked, replayed  # noqa: PLC0415
 
-    found = _run(call, events, reading, days, step, first, compare)
+    found = history(call, events, reading, replayed(call.settings, days), Asked(days, step, first), compare)
     document = report(found, events.name)
     encoded = msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
     if folder is not None:
@@ -131,14 +133,23 @@ def backtest(
     call.out.print(f"\nWrote {files[0]} and {files[1]}: open the second in a browser.", markup=False)
 
 
-def _run(
-    call: Shell, events: Path, reading: Reading, days: int, step: int, first: int | None, compare: str | None
+def history(
+    call: Shell,
+    events: Path,
+    reading: Reading,
+    settings: Settings,
+    asked: Asked,
+    compare: str | None = None,
+    what: str = "",
 ) -> Found:
+    """The backtest of a file under settings that were made for it (``run.replayed``), with a bar that says ``what``.
+
+    Raises :class:`Failure`.
+    """
     from agents.backtest.lessons import Lessons  # noqa: PLC0415
     from agents.backtest.lightgbm import MissingPackage  # noqa: PLC0415
-    from agents.backtest.run import Asked, NotEnough, Reached, replayed, run  # noqa: PLC0415
+    from agents.backtest.run import NotEnough, Reached, run  # noqa: PLC0415
 
-    settings = replayed(call.settings, days)
     refused: list[Refusal] = []
     try:
         lessons = Lessons(settings, compare)
@@ -150,7 +161,7 @@ def _run(
         span = extent(events, reading)
         if span is None:
             raise NotEnough(["no event; it takes some months of orders"])
-        with _progress(call, span) as tell:
+        with _progress(call, span, what) as tell:
 
             def reached(now: Reached) -> None:
                 tell(now.day, now.events)
@@ -160,7 +171,7 @@ def _run(
                 span,
                 reading.codec,
                 settings,
-                Asked(days, step, first),
+                asked,
                 lessons,
                 reached,
             )
@@ -303,7 +314,7 @@ def _show(call: Shell, document: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _progress(call: Shell, span: tuple[int, int]) -> Iterator[Callable[[int, int], None]]:
+def _progress(call: Shell, span: tuple[int, int], what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal, nothing elsewhere; on standard error."""
     if not call.err.is_terminal:
         yield lambda _day, _events: None
@@ -314,18 +325,18 @@ def _progress(call: Shell, span: tuple[int, int]) -> Iterator[Callable[[int, int
     )  # fmt: skip
     first, last = span[0] // DAY, span[1] // DAY
     with Progress(*columns, console=call.err, transient=True) as bar:
-        task = bar.add_task("Replaying", total=last - first + 1, events=0, rate="")
+        task = bar.add_task(what or "Replaying", total=last - first + 1, events=0, rate="")
 
         def tell(day: int, events: int) -> None:
             seconds = bar.tasks[0].elapsed or 0.0
             rate = f"{events / seconds:,.0f}/s" if seconds > 1 else ""
-            when = _iso(day)
+            when = f"{what} {_iso(day)}".strip()
             bar.update(task, completed=day - first + 1, events=events, rate=rate, description=when)
 
         yield tell
 
 
-def _days(text: str | None, default: float) -> int:
+def whole_days(text: str | None, default: float) -> int:
     """Whole days of ``28d``, ``12w`` or ``28``."""
     if text is None:
         return max(1, round(default))

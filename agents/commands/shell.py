@@ -59,7 +59,7 @@ class Shell:
     @cached_property
     def settings(self) -> Settings:
         """The settings, read when first asked for. Raises :class:`Failure`."""
-        path = self.config or self._default()
+        path = self.config or self.default()
         try:
             return Settings.load(path, self.env, self.flags)
         except SettingsError as e:
@@ -68,7 +68,7 @@ class Shell:
             raise Failure(Code.USAGE, what, lines, "All keys: docs/configuration.md.") from e
 
     @staticmethod
-    def _default() -> Path | None:
+    def default() -> Path | None:
         """The settings file of this folder, where there is one."""
         try:
             return DEFAULT_FILE if DEFAULT_FILE.is_file() else None

@@ -161,6 +161,20 @@ def test_a_pause_takes_effect_at_once_holds_across_restarts_and_rebalances_and_w
             assert len(after) > len(before)
             assert not after.keys() & kept.keys()
             assert left(shop, "decisions") == kept
+            preview = json.loads(
+                await asyncio.to_thread(
+                    say, shop, "policy", "preview", "--propose", "high=0.9", "--last", "52w", "--json"
+                )
+            )
+            recorded = [
+                json.loads(record.value() or b"")
+                for topic in ("alerts", "decisions")
+                for record in read_all(shop.brokers, [shop.prefix + topic])
+            ]
+            raised = [a for a in recorded if (a["kind"], a["transition"]) == ("churn", "raised")]
+            assert preview["today"]["warnings"] == len(raised), "those that were kept back too"
+            assert preview["proposed"]["at_least"]["warnings"] <= len(raised)
+            assert len(preview["limits"]) == 3
             async with Watcher(shop.settings()) as watcher:
                 assert not [f for f in troubles(await watcher.look()) if f.check == "paused"]
 
