@@ -1,7 +1,9 @@
 -- Writes everything one step of work has changed, or nothing.
--- KEYS  meta, hot, cold, due, out, aside
+-- KEYS  meta, hot, cold, due, out, aside; where somebody is erased also: parked, gone
 -- ARGV  1 generation  2 incarnation  3 version read  4 new version  5 topic or ""  6 offset expected ("" = none yet)
---       7 next offset  8 partition  9.. number of arguments of: hot, cold, cleared, deadlines, out; then those arguments
+--       7 next offset  8 partition  9.. number of arguments of: hot, cold, cleared, deadlines, out; then those arguments;
+--       then, where somebody is erased, of each the number and then the arguments: customers, ids in out, ids in
+--       parked, pairs of gone
 local stored = redis.call('HMGET', KEYS[1], 'gen', 'inc', 'ver', 'off:' .. ARGV[5], 'begun', 'done')
 -- Our own commit, whose answer was lost, before anything else: the fence may have moved on since it was made.
 if stored[3] == ARGV[4] then return {'OK', 'again'} end
@@ -35,12 +37,20 @@ local function aside(kind, command, key, first, count, step)
     if #fresh > 0 then redis.call('HSET', KEYS[6], unpack(fresh)) end
   end
 end
+local tail = at
+for i = 9, 13 do tail = tail + tonumber(ARGV[i]) end
 if redis.call('EXISTS', KEYS[6]) == 1 then
   redis.call('HINCRBY', KEYS[6], '#commits', 1)
   aside('h', 'HMGET', KEYS[2], at, hots, 2)
   aside('c', 'HMGET', KEYS[3], at + hots, colds, 2)
   aside('d', 'ZMSCORE', KEYS[4], at + hots + colds, cleared, 1)
   aside('d', 'ZMSCORE', KEYS[4], at + hots + colds + cleared + 1, timers, 2)
+  if tail <= #ARGV then
+    local erased = tonumber(ARGV[tail])
+    aside('h', 'HMGET', KEYS[2], tail + 1, erased, 1)
+    aside('c', 'HMGET', KEYS[3], tail + 1, erased, 1)
+    aside('d', 'ZMSCORE', KEYS[4], tail + 1, erased, 1)
+  end
 end
 
 -- Lua's stack holds some 8,000 values: 2,000 arguments a call, an even number so that no pair is torn.
@@ -51,6 +61,23 @@ local function each(command, key, count)
     redis.call(command, key, unpack(ARGV, at, upto))
     at = upto + 1
   end
+end
+-- Whoever is erased goes before anything is written: who comes back in the same step begins anew.
+if tail <= #ARGV then
+  local first = at
+  local function tailed(...)
+    local count = tonumber(ARGV[tail])
+    for _, each_of in ipairs({...}) do
+      at = tail + 1
+      each(each_of[1], each_of[2], count)
+    end
+    tail = tail + 1 + count
+  end
+  tailed({'HDEL', KEYS[2]}, {'HDEL', KEYS[3]}, {'ZREM', KEYS[4]})
+  tailed({'XDEL', KEYS[5]})
+  tailed({'XDEL', KEYS[7]})
+  tailed({'HSET', KEYS[8]})
+  at = first
 end
 each('HSET', KEYS[2], hots)
 each('HSET', KEYS[3], colds)

@@ -7,6 +7,8 @@ import logging
 from agents.language import spoken
 from agents.settings import Settings
 from alerts.engine import ClockMode, Engine, Usable
+from alerts.forgotten import Forgotten, Retention
+from features.shop import DAY
 from models.deciding import deciding
 from models.learned import UnknownModel
 from models.snapshot import Known
@@ -27,6 +29,22 @@ def engine_of(settings: Settings, clock: ClockMode | None = None) -> Engine:
         accepted(settings),
         settings.learning,
         spoken(settings.shop),
+        forgotten_of(settings),
+        retention_of(settings),
+    )
+
+
+def forgotten_of(settings: Settings) -> Forgotten | None:
+    """The list of those who were forgotten, empty; None without the secret that it is made with."""
+    secret = settings.privacy.key
+    return None if secret is None else Forgotten(secret.reveal())
+
+
+def retention_of(settings: Settings) -> Retention:
+    """For how long nobody has to be heard of."""
+    privacy = settings.privacy
+    return Retention(
+        round((privacy.keep_prospects_days or 0) * DAY), round((privacy.keep_lapsed_days or 0) * DAY)
     )
 
 

@@ -33,7 +33,7 @@ from models.churn import ChurnModel, RhythmScore
 from streams import topics
 from streams.alerts import Alert, Offer, Reason, alert_id
 from streams.codec import Decoded
-from streams.events import rfc3339
+from streams.events import Forget, rfc3339
 
 AGREE: Final = 1.01e-6
 """Probabilities are rounded to 1e-6: so far apart, they are the same."""
@@ -188,20 +188,26 @@ def _silence(customer: Customer, at: int, settings: Settings) -> Silence:
 
 
 class State(NamedTuple):
-    """A customer after ``records`` events."""
+    """A customer after ``records`` events, up to ``forgotten`` not counted."""
 
     customer: Customer
     cold: Cold
     records: int
+    forgotten: int = 0
 
 
 def replayed(read: Iterable[Read], position: Mapping[str, int], calendar: Calendar) -> State:
     """The customer after exactly the records up to a position. Topic after topic: between them the order of
     arrival is not known, and makes no difference."""
     customer, cold, count = Customer(), EMPTY_COLD, 0
+    read = [each for each in read if each.item.offset <= position.get(each.topic, -1)]
+    forgets = [each for each in read if isinstance(each.item.event, Forget)]
+    forgotten = max((each.item.at for each in forgets), default=0)
     place = {name: number for number, name in enumerate(topics.INPUTS)}
     for each in sorted(read, key=lambda one: place[one.topic]):
-        if each.item.offset > position.get(each.topic, -1):
+        if each.item.at <= forgotten or any(
+            each.topic == forget.topic and each.item.offset <= forget.item.offset for forget in forgets
+        ):
             continue
         count += 1
         try:
@@ -209,7 +215,7 @@ def replayed(read: Iterable[Read], position: Mapping[str, int], calendar: Calend
         except ValueError:  # went to dead-letters
             continue
         customer, cold = applied.customer, applied.cold
-    return State(customer, cold, count)
+    return State(customer, cold, count, forgotten)
 
 
 class Decision(NamedTuple):
@@ -273,6 +279,7 @@ def replay(
     elif abs(found.churn - alert.churn_probability) > AGREE:
         different.append(f"the probability is {found.churn}, not {alert.churn_probability}")
     decision = None
+    earlier = [each for each in earlier if each.alert.decided_at > state.forgotten]
     before = sorted((e for e in earlier if e.alert.sequence < alert.sequence), key=lambda e: e.alert.sequence)
     numbers = [each.alert.sequence for each in before]
     if alert.kind not in {"churn", "upsell"}:

@@ -18,6 +18,7 @@ SECTIONS: Final[dict[str, str]] = {
     "prior": "Snapshot 0: the rhythm of all customers, before anything is known of one. `churnwatch prior FILE` "
     "estimates the first five numbers from your own orders.",
     "learning": "What is learned of customers, and when a learned model may decide. `docs/learning.md` has it whole.",
+    "privacy": "Who is forgotten, and how long who is silent is kept. `docs/privacy.md` has it whole.",
     "worker": "How one worker process runs.",
 }
 """What each section is about."""
@@ -39,6 +40,9 @@ EXAMPLES: Final[dict[str, str]] = {
     "shop.rates": '{"EUR" = 1.08, "GBP" = 1.27}',
     "shop.closing_days": '["2026-12-25", "2026-12-26"]',
     "learning.horizons": "[14.0, 84.0]",
+    "privacy.key_file": '"/run/secrets/privacy"',
+    "privacy.keep_prospects_days": "180.0",
+    "privacy.keep_lapsed_days": "1095.0",
     "worker.accept_invalid_until": '["purchases:3:1700"]',
 }
 """How one writes what has no default, or an empty one."""
@@ -144,6 +148,18 @@ MEANINGS: Final[dict[str, str]] = {
     "learning.publish_labels": "A model snapshot leaves after so many labels.",
     "learning.publish_seconds": "One leaves so many seconds after the one before, when there is anything new.",
     "learning.keep": "Snapshots that stay in `models`; older ones are deleted.",
+    "privacy.key": (
+        "The secret with which it is remembered, by a hash, who was forgotten; at least 16 characters, the same on "
+        "every worker, never changed. Without it `forget` is refused. Variable or file only."
+    ),
+    "privacy.key_file": "A file that holds it.",
+    "privacy.keep_prospects_days": (
+        "Days after their last event for which those who never bought are kept; unset, for ever."
+    ),
+    "privacy.keep_lapsed_days": (
+        "Days after their last event for which those who have bought are kept, whom by then everything calls lapsed; "
+        "unset, for ever."
+    ),
     "prior.version": "Names snapshot 0 in the alerts.",
     "prior.gap_days": "Median days between purchases of customers who come again.",
     "prior.spread": "Standard deviation of the logarithm of those gaps.",

@@ -94,6 +94,12 @@ class Metrics:
         )
         self.events = counter("events_total", "Events applied.", "type")
         self.duplicates = counter("duplicates_total", "Events that were known already and changed nothing.")
+        self.suppressed = counter(
+            "events_suppressed_total", "Events passed over because their customer was forgotten since."
+        )
+        self.erased = counter(
+            "customers_erased_total", "Customers who were removed: forget, retention.", "reason"
+        )
         self.late_events = counter(
             "late_events_total", "Events older than the partition's clock or than what the rhythm keeps."
         )
@@ -319,6 +325,10 @@ class Metrics:
                     self.dead_letters.labels(reason).inc(n)
                 case ("duplicate",):
                     self.duplicates.inc(n)
+                case ("suppressed",):
+                    self.suppressed.inc(n)
+                case ("erased", why):
+                    self.erased.labels(why).inc(n)
                 case ("late",):
                     self.late_events.inc(n)
                 case ("decision",):

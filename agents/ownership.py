@@ -51,7 +51,8 @@ class Owned:
     """One partition number that is ours. ``state`` is its own state as of the last commit.
 
     ``last`` is Kafka's time of the last record applied, by Kafka topic, in microseconds; ``lags`` by Kafka
-    topic. ``caught_up``: whether all there was has been applied since the claim, once.
+    topic. ``caught_up``: whether all there was has been applied since the claim, once. ``reviewed``: nobody is in it
+    who must not be, and everybody has the deadlines that the settings give.
     """
 
     lease: Lease
@@ -60,6 +61,7 @@ class Owned:
     fetches: Fetches = field(default_factory=Fetches)
     caught_up: bool = False
     lags: dict[str, Lag] = field(default_factory=dict)
+    reviewed: bool = False
 
     @property
     def number(self) -> int:

@@ -24,7 +24,7 @@ from msgspec import Meta
 from msgspec import inspect as shape
 
 from agents.meanings import MEANINGS
-from alerts.policy import Feeds, Policy
+from alerts.policy import Days, Feeds, Policy
 from features.shop import Shop
 from models.learning import Learning
 from models.snapshot import Prior
@@ -66,6 +66,9 @@ class Secret:
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("a secret is not to be pickled")
 
+
+LEAST_KEY = 16
+"""Characters of privacy.key at least."""
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Broker = Annotated[str, Meta(pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$")]
@@ -223,6 +226,21 @@ class Clock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mode: Literal["wall", "record"] = "wall"
 
 
+class Privacy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who is forgotten, and for how long who is silent is kept (days; None: for ever)."""
+
+    key: Secret | None = None
+    key_file: str | None = None
+    keep_prospects_days: Days | None = None
+    keep_lapsed_days: Days | None = None
+
+    def __post_init__(self) -> None:
+        if self.key is not None and len(self.key.reveal()) < LEAST_KEY:
+            raise ValueError(
+                f"key is shorter than {LEAST_KEY} characters: it could be guessed, and with it who was forgotten"
+            )
+
+
 class Worker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How one worker process runs. Seconds, unless said otherwise."""
 
@@ -259,6 +277,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     feeds: Feeds = Feeds()
     prior: Prior = Prior()
     learning: Learning = Learning()
+    privacy: Privacy = Privacy()
     worker: Worker = Worker()
     origins: Mapping[str, Origin] = {}
 
@@ -667,6 +686,17 @@ class _Loader:
                 "shop.time_zone", shop.time_zone, self.given["shop.time_zone"].origin,
                 why="a time zone of the IANA list, such as Europe/Berlin",
             )  # fmt: skip
+        privacy: Privacy | None = top.get("privacy")
+        policy: Policy | None = top.get("policy")
+        learning: Learning | None = top.get("learning")
+        if privacy is not None and policy is not None and learning is not None and privacy.keep_lapsed_days:
+            least = policy.lapsed_days + max(policy.horizon_days, *learning.horizons, 0.0)
+            if privacy.keep_lapsed_days <= least:
+                self.refuse(
+                    "privacy.keep_lapsed_days", privacy.keep_lapsed_days, self.given["privacy.keep_lapsed_days"].origin,
+                    why=f"more than {least:g}: policy.lapsed_days and the longest horizon, so that what became of the "
+                    "customer is known",
+                )  # fmt: skip
         kafka: Kafka | None = top.get("kafka")
         worker: Worker | None = top.get("worker")
         if kafka is not None and worker is not None:

@@ -10,8 +10,9 @@ application there are five keys with one hash tag, so that they lie on one node 
 - ``{app:pN}:due``  sorted set: customer by its next deadline (microseconds since the epoch);
 - ``{app:pN}:out``  stream: messages that wait for the relay.
 
-Beside them ``{app:pN}:parked`` (a stream: messages that no broker takes) and, while a backup is being taken,
-``{app:pN}:aside`` (a hash: what commits have overwritten since it began; it expires by itself).
+Beside them ``{app:pN}:parked`` (a stream: messages that no broker takes), ``{app:pN}:gone`` (a hash: who was
+forgotten, by a keyed hash: ``agents.suppression``) and, while a backup is being taken, ``{app:pN}:aside`` (a hash:
+what commits have overwritten since it began; it expires by itself).
 
 ``app:layout`` says with how many partitions and under which clock the state was built. The trainer keeps what it has
 learned in the same way, under the application's name and ``:trainer``.
@@ -229,7 +230,11 @@ class Lease:
 
 @dataclass(slots=True)
 class Write:
-    """Everything one step has changed. ``deadlines`` are microseconds, ``out`` packed messages."""
+    """Everything one step has changed. ``deadlines`` are microseconds, ``out`` packed messages.
+
+    ``erased``: customers of whom all that is stored goes before the rest is written; ``unsent`` and ``unparked``: ids
+    of what waits of them; ``gone``: what the list of those who were forgotten says of them.
+    """
 
     partition: bytes
     hot: Mapping[bytes, bytes] = field(default_factory=dict)
@@ -237,6 +242,10 @@ class Write:
     deadlines: Mapping[bytes, Micros] = field(default_factory=dict)
     cleared: Sequence[bytes] = ()
     out: Sequence[bytes] = ()
+    erased: Sequence[bytes] = ()
+    unsent: Sequence[bytes] = ()
+    unparked: Sequence[bytes] = ()
+    gone: Mapping[bytes, bytes] = field(default_factory=dict)
 
 
 class Glance(NamedTuple):
@@ -338,6 +347,17 @@ class Store:
         if known is None:
             known = self._with_aside[partition] = [*self.keys(partition), self.aside(partition)]
         return known
+
+    def gone(self, partition: int) -> str:
+        """The key of the list of those who were forgotten."""
+        return self.keys(partition)[0].removesuffix("meta") + "gone"
+
+    def _keys_of(self, step: Step) -> list[str]:
+        """The keys that a commit writes to."""
+        number = step.lease.partition
+        if step.write.erased or step.write.gone:
+            return [*self._all(number), self.parked(number), self.gone(number)]
+        return self._all(number)
 
     # ---- ownership
 
@@ -464,9 +484,7 @@ class Store:
 
         async def once() -> list[Any]:
             live = [i for i, step in enumerate(steps) if not step.lease.lost]
-            found = await self._scripted(
-                self._commit, [(self._all(steps[i].lease.partition), packed[i]) for i in live]
-            )
+            found = await self._scripted(self._commit, [(self._keys_of(steps[i]), packed[i]) for i in live])
             for i, answer in zip(live, found, strict=True):
                 answers[i] = None if isinstance(answer, ResponseError) else answer
             _accepted(found)
@@ -505,6 +523,11 @@ class Store:
         args += write.cleared
         args += chain((instant, customer) for customer, instant in write.deadlines.items())
         args += write.out
+        if write.erased or write.gone:
+            pairs = list(chain(write.gone.items()))
+            for some in (write.erased, write.unsent, write.unparked, pairs):
+                args.append(len(some))
+                args += some
         return args
 
     def _outcome(self, step: Step, new: str, answer: Sequence[bytes]) -> Outcome:
@@ -576,7 +599,7 @@ class Store:
 
         async def once() -> None:
             pipeline = self.redis.pipeline(transaction=True)
-            pipeline.xadd(out.removesuffix(":out") + ":parked", {"m": message})
+            pipeline.xadd(self.parked(lease.partition), {"m": message})
             pipeline.xdel(out, ident)
             await pipeline.execute()
 
@@ -616,6 +639,40 @@ class Store:
         except (TimeoutError, RedisError, RedisClusterException, OSError) as error:
             log.debug("Redis does not tell of its memory: %s", error)
             return []
+
+    # ---- those who were forgotten, and all who are known
+
+    async def scanned(self, lease: Lease, cursor: int) -> tuple[int, dict[bytes, bytes]]:
+        """Some customers with their hot parts, from ``cursor`` on (0: the first), and where the next are (0: there
+        are no more). Who is there from the first to the last is among them once or more."""
+        key = self.keys(lease.partition)[1]
+
+        async def once() -> tuple[int, dict[bytes, bytes]]:
+            return cast(tuple[int, dict[bytes, bytes]], await self.redis.hscan(key, cursor, count=SCAN_COUNT))
+
+        return await self._patiently("read", once, lease)
+
+    async def forgotten(self, partition: int) -> dict[bytes, bytes]:
+        """The list of those who were forgotten, as it is stored."""
+        key = self.gone(partition)
+        found = await self._patiently("read", lambda: self.redis.hgetall(key))
+        return cast(dict[bytes, bytes], found)
+
+    async def waiting(
+        self, partition: int, wanted: Callable[[Message], bool]
+    ) -> tuple[list[bytes], list[bytes]]:
+        """The ids of messages in the outbox, and of those that no broker takes."""
+        ids: tuple[list[bytes], list[bytes]] = ([], [])
+        for key, some in zip((self.keys(partition)[4], self.parked(partition)), ids, strict=True):
+            after = b"-"
+            while True:
+                read = functools.partial(self.redis.xrange, key, after, b"+", SCAN_COUNT)
+                found = await self._patiently("read", read)
+                some.extend(ident for ident, message in map(_waiting, found) if wanted(message))
+                if len(found) < SCAN_COUNT:
+                    break
+                after = b"(" + found[-1][0]
+        return ids
 
     # ---- reading, without owning
 

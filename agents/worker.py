@@ -26,6 +26,7 @@ from types import FrameType
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import mode.loop
+import msgspec
 from prometheus_client import CollectorRegistry
 
 from agents import clock, memory, reach, transport
@@ -39,8 +40,10 @@ from agents.ownership import Offsets, Owned, Ownership, check_counts
 from agents.relay import Relay
 from agents.settings import Settings, redacted
 from agents.store import Lost, Outcome, States, Step, Store, StoreAway, Wanted, Write, connect
+from agents.suppression import Carried, Suppression
 from alerts.brakes import Board, Brakes
 from alerts.engine import FEATURES_VERSION, Engine, Missing, Turn
+from alerts.forgotten import Entry
 from alerts.partition import Partition, Poisoned
 from alerts.tally import together
 from features.shop import DAY
@@ -204,13 +207,14 @@ class _Task:
 
 
 class Proposal(NamedTuple):
-    """A turn to be committed; see ``Store.commit``."""
+    """A turn to be committed; see ``Store.commit``. ``carried``: what goes with it where somebody is forgotten."""
 
     owned: Owned
     version: str
     topic: str | None
     next_offset: int | None
     turn: Turn
+    carried: Carried = Carried()
 
 
 class Decoder(Protocol):
@@ -258,6 +262,10 @@ class Worker:
         self.store = Store(
             connect(settings.redis), settings.application, settings.redis.patience, self.metrics
         )
+        self.suppression = Suppression(
+            kafka, settings.application, self.store, self._engine.forgotten if self._engine else None
+        )
+        self._claims = self._read_at = 0
         self.ownership = Ownership(
             self.store, tuple(self.logical), settings.clock.mode, self.core.open, self.metrics
         )
@@ -339,7 +347,9 @@ class Worker:
         found = await transport.topic_partitions(self.settings.kafka, patience)
         check_counts({topic: found.get(topic, 0) for topic in self.logical})
         await self._check_redis(patience)
-        await asyncio.gather(*(following.start() for following in self._following))
+        await asyncio.gather(
+            self.suppression.read_topic(), *(following.start() for following in self._following)
+        )
         if not transport.running_loop_is_fast():
             log.info("The event loop is not uvloop's: an eighth slower")
         for run in (self._keep_relaying, self._keep_sweeping, self._keep_claiming):
@@ -421,6 +431,7 @@ class Worker:
     async def claim(self, assigned: Collection[tuple[str, int]], generation: int) -> Offsets:
         """After an assignment: claim all of it. What cannot be claimed now is tried again later."""
         self.ownership.release_all()
+        self._claims += 1
         self.health.started()
         self.metrics.assigned.set(len({number for _, number in assigned}))
         try:
@@ -463,7 +474,7 @@ class Worker:
                 logical = self.logical[batch.topic]
                 self.metrics.batches.labels(logical).inc()
                 owned = self.ownership.get(batch.partition)
-                if owned is None or self.app.consumer.void(batch):
+                if owned is None or self.app.consumer.void(batch) or not await self._reviewed(owned):
                     self.metrics.stale_batches.labels(logical).inc()
                 elif pieces := self._pieces(owned, batch):
                     waiting.append(pieces)
@@ -571,12 +582,13 @@ class Worker:
                 else:
                     begun.append((task, version, one))
             turns = self.core.turns([one for _, _, one in begun])
-            outcomes = await self._commit(
-                [
-                    Proposal(task.piece.owned, version, task.piece.topic, task.next_offset, turn)
-                    for (task, version, _), turn in zip(begun, turns, strict=True)
-                ]
-            )
+            proposals = [
+                Proposal(task.piece.owned, version, task.piece.topic, task.next_offset, turn)
+                for (task, version, _), turn in zip(begun, turns, strict=True)
+            ]
+            if any(turn.forgotten for turn in turns):
+                proposals = [await self._completed(proposal) for proposal in proposals]
+            outcomes = await self._commit(proposals)
             for (task, _, _), outcome in zip(begun, outcomes, strict=True):
                 if outcome is Outcome.RACE:
                     again.append(task)
@@ -674,7 +686,11 @@ class Worker:
                     cold=proposal.turn.cold,
                     deadlines=proposal.turn.deadlines,
                     cleared=proposal.turn.cleared,
-                    out=[pack(message) for message in proposal.turn.out],
+                    out=[pack(message) for message in (*proposal.turn.out, *proposal.carried.out)],
+                    erased=proposal.turn.erased,
+                    unsent=proposal.carried.unsent,
+                    unparked=proposal.carried.unparked,
+                    gone=proposal.carried.gone,
                 ),
             )
             for proposal in proposals
@@ -701,6 +717,8 @@ class Worker:
     def _committed(self, owned: Owned, turn: Turn) -> None:
         """A turn is in Redis."""
         owned.state = turn.partition
+        if turn.forgotten:
+            self.suppression.learn(turn)
         self.metrics.count(turn.counts)
         for what, n in turn.counts.items():
             if what[0] == "alert" and what[3] != "delivered":
@@ -721,6 +739,61 @@ class Worker:
                 f"partitioner (murmur2). A producer uses another one (librdkafka: set partitioner=murmur2_random), or "
                 f"partitions were added to the topic."
             )
+
+    # ---- those who were forgotten, and those of whom nothing is heard
+
+    async def _reviewed(self, owned: Owned) -> bool:
+        """Before anything is done under a claim: Redis may have been restored to when somebody was still known, or
+        the settings say otherwise how long who is silent is kept. False when the claim has gone on the way."""
+        if owned.reviewed or self._engine is None:
+            return True
+        try:
+            if self._read_at != self._claims:
+                claims = self._claims
+                await self.suppression.read_topic()
+                self._read_at = claims
+            missing = await self.suppression.missing(owned.number)
+        except transport.LogAway as error:
+            log.warning("Partition %d is let go: %s", owned.number, error)
+            return self._drop(owned, "forgotten")
+        except StoreAway as error:
+            return self._let_go(owned, error)
+        if (missing or owned.state.retention != str(self._engine.retention)) and not await self._safely(
+            owned, self._review(owned, self._engine, missing)
+        ):
+            return False
+        owned.reviewed = True
+        return True
+
+    async def _review(self, owned: Owned, engine: Engine, missing: Mapping[bytes, Entry]) -> bool:
+        """Goes through all customers of a partition number, in commits that leave the offsets where they are."""
+        cursor = 0
+        while True:
+            version = owned.lease.version
+            cursor, stored = await self.store.scanned(owned.lease, cursor)
+            turn = engine.review(owned.state, stored)
+            if turn.hot or turn.erased or turn.deadlines:
+                proposal = await self._completed(Proposal(owned, version, None, None, turn))
+                (outcome,) = _all_of(await self._commit([proposal]))
+                if outcome is not Outcome.COMMITTED:
+                    return self._settled(owned, outcome)
+            if cursor == 0:
+                break
+        after = msgspec.structs.replace(owned.state, retention=str(engine.retention))
+        proposal = Proposal(
+            owned, owned.lease.version, None, None, Turn(after), self.suppression.written(missing)
+        )
+        (outcome,) = _all_of(await self._commit([proposal]))
+        log.info("Partition %d was gone through: %d were forgotten before", owned.number, len(missing))
+        return self._settled(owned, outcome)
+
+    async def _completed(self, proposal: Proposal) -> Proposal:
+        """With what waits to leave of those whom it forgets. What was read before is still what is stored: whoever
+        asks holds the lock, and the commit says so."""
+        if not proposal.turn.forgotten:
+            return proposal
+        carried = await self.suppression.carried(proposal.owned.number, proposal.turn)
+        return proposal._replace(carried=carried)
 
     # ---- when it does not go straight
 
@@ -765,6 +838,7 @@ class Worker:
             if self.app.rebalancing or self.app.should_stop:
                 return False
             ours = set(self.ownership.numbers())
+            self._claims += 1
             missing = {at for at in consumer.assigned() if at[1] not in ours}
             generation = self.app.consumer_generation_id
             try:
@@ -807,6 +881,8 @@ class Worker:
                     if self.ownership.get(number) is not owned:
                         continue
                     if not await self._safely(owned, self._measure(owned)) or self._record_clock:
+                        continue
+                    if not await self._reviewed(owned):
                         continue
                     began = time.monotonic()
                     await self._safely(owned, self._sweep(owned))
@@ -975,7 +1051,7 @@ async def _set_within(event: asyncio.Event, seconds: float) -> None:
 
 def _all_fired(keys: Sequence[bytes], turn: Turn, until: int) -> bool:
     """Whether nothing that was read is still due: then there is no need to look again."""
-    cleared = set(turn.cleared)
+    cleared = {*turn.cleared, *turn.erased}
     return all(key in cleared or turn.deadlines.get(key, 0) > until for key in keys)
 
 

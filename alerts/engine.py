@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
@@ -19,6 +19,7 @@ from alerts import bands, decide, feeds, offers
 from alerts.ahead import Ahead, Quiet
 from alerts.brakes import Brakes
 from alerts.cause import cause as cause_of
+from alerts.forgotten import Forgotten, Retention, erasure
 from alerts.looks import Grid
 from alerts.offers import Candidate
 from alerts.outlook import Expected, outlook
@@ -31,6 +32,7 @@ from features import ledger, matrix
 from features.cold import Cold, bounded_offers
 from features.customer import (
     DECISIVE,
+    EMPTY_COLD,
     VERSION,
     Customer,
     apply,
@@ -50,16 +52,18 @@ from models.snapshot import Prior
 from streams import events as ev
 from streams.alerts import Alert, Offer, Score, Versions, alert_id, alert_message, score_message
 from streams.codec import Decoded, Item, Record, Refused, Tick, Tombstone, dead_letter
-from streams.events import rfc3339, type_name
+from streams.erasure import Erasure, Forgetting, is_about
+from streams.events import rfc3339, to_datetime, type_name
 from streams.examples import Example, example_message
 from streams.message import Message
-from streams.topics import INPUTS
+from streams.topics import CUSTOMER_SCORES, CUSTOMERS, INPUTS
 
 ClockMode = Literal["record", "wall"]
 Delivery = Literal["live", "history", "silent"]
 Counts = Counter[tuple[str, ...]]
 FEATURES_VERSION: Final = str(VERSION)
 _TIMER: Final = -1
+_NEVER: Final = 2**62
 
 
 class Missing(Exception):
@@ -72,7 +76,9 @@ class Missing(Exception):
 
 class Turn(msgspec.Struct):
     """What a step changed, to be committed as one: packed states by key, deadlines to set
-    (microseconds) and to clear, messages in order, counts for the metrics."""
+    (microseconds) and to clear, messages in order, counts for the metrics. ``erased``: customers of whom everything
+    stored goes before anything is written; ``forgotten``: those of them who asked for it, of whom what waits to leave
+    goes too."""
 
     partition: Partition
     hot: dict[bytes, bytes] = {}
@@ -81,6 +87,8 @@ class Turn(msgspec.Struct):
     cleared: list[bytes] = []
     out: list[Message] = []
     counts: Counts = Counter()
+    erased: list[bytes] = []
+    forgotten: list[Forgetting] = []
 
 
 class _Ask(NamedTuple):
@@ -109,14 +117,24 @@ class _Use(NamedTuple):
     known: int
 
 
+class _Gone(NamedTuple):
+    """Of a customer nothing is true any more: a null value for a compacted topic."""
+
+    topic: str
+
+
+_Content: TypeAlias = Alert | Score | Example | _Gone | Forgetting
+
+
 class _Draft(NamedTuple):
     """An alert or a score on its way out. ``order`` sorts drafts as their causes stand in the log:
-    (place of the record or instant of the timer, customer, step)."""
+    (place of the record or instant of the timer, customer, step). ``dropped``: it counts, and does not leave."""
 
     order: tuple[int, str, int]
     at: int
     delivery: Delivery
-    content: Alert | Score | Example
+    content: _Content
+    dropped: bool = False
 
 
 class _Cause(NamedTuple):
@@ -152,8 +170,8 @@ class _Life:
     """One customer during a turn."""
 
     __slots__ = (
-        "cold", "cold_size", "customer", "drafts", "grown", "key", "known", "known_of", "name", "quiet", "raw", "stagger", "standing",
-        "stored", "waited", "warnings", "was",
+        "cold", "cold_size", "customer", "drafts", "erased", "grown", "key", "known", "known_of", "name", "quiet", "raw", "stagger",
+        "standing", "stored", "waited", "warnings", "was",
     )  # fmt: skip
 
     def __init__(self, key: bytes, raw: bytes | None, hot: Customer, cold: Cold, stagger: int) -> None:
@@ -169,6 +187,7 @@ class _Life:
         self.cold_size = 0
         self.waited = cold.pending
         self.warnings: list[tuple[int, Warned]] = []
+        self.erased = False
         self.stagger = stagger
         self.drafts: list[_Draft] = []
         # What scores follow from (see ``features.matrix``), and of which customer.
@@ -189,7 +208,20 @@ class _Life:
         """What is known now may call for a look after ``after``, the first of them at ``soon`` (0: on the grid)."""
         self.quiet.append((self.customer, cold, after, soon))
 
-    def leave(self, place: int, at: int, delivery: Delivery, content: Alert | Score | Example) -> None:
+    def erase(self) -> None:
+        """All that is known of the customer goes; what comes after begins anew."""
+        forgotten, request = self.standing.forgotten, self.standing.request
+        self.customer = Customer()
+        self.standing = self.customer.standing
+        self.standing.forgotten, self.standing.request = forgotten, request
+        self.cold = EMPTY_COLD
+        self.grown = False
+        self.erased = True
+        self.known_of = None
+        self.quiet = []
+        self.stored = 0
+
+    def leave(self, place: int, at: int, delivery: Delivery, content: _Content) -> None:
         """Drafts what goes out, in the place of its cause."""
         order = (place, self.name, len(self.drafts))
         self.drafts.append(_Draft(order, at, delivery, content))
@@ -213,7 +245,8 @@ class Engine:
     """The core of one application. ``inputs``: logical names of its input topics.
 
     ``accepted``: for (topic, partition), the offset up to which invalid records were accepted by the
-    operator and do not count as poison. ``versions``: of what decides, as alerts carry them.
+    operator and do not count as poison. ``versions``: of what decides, as alerts carry them. ``forgotten``: who must
+    not come back; without it nobody can be forgotten. ``retention``: for how long who is silent is kept.
     """
 
     def __init__(
@@ -228,8 +261,12 @@ class Engine:
         accepted: Mapping[tuple[str, int], int] | None = None,
         learning: Learning | None = None,
         words: Words = ENGLISH,
+        forgotten: Forgotten | None = None,
+        retention: Retention = Retention(),  # noqa: B008 - a tuple
     ) -> None:
         self.application = application
+        self.forgotten = forgotten
+        self.retention = retention
         self.inputs = tuple(inputs)
         self.clock = clock
         self.policy = policy
@@ -476,6 +513,26 @@ class Engine:
         turn.cleared.extend(key for key, _ in due if hot[key] is None)
         return turn
 
+    def review(self, partition: Partition, stored: Mapping[bytes, bytes]) -> Turn:
+        """Customers as they are stored in a partition that was restored, or has another retention now: who is on the
+        list goes, all others are given the deadline that holds."""
+        counts: Counts = Counter()
+        lives: dict[bytes, _Life] = {}
+        again: list[Forgetting] = []
+        for key, raw in stored.items():
+            life = lives[key] = self._life(key, raw, None)
+            known = self.forgotten.of(key) if self.forgotten else None
+            if self.forgotten is None or known is None or known.until <= life.standing.forgotten:
+                self._keep_until(life, 1)
+                continue
+            life.erase()
+            counts["erased", "forget"] += 1
+            life.leave(_TIMER, known.until, "history", _Gone(CUSTOMER_SCORES))
+            again.append(Forgetting(key, self.forgotten.digest(key), erasure(known, self.forgotten.secret)))
+        turn = self._turn(partition, lives, counts, [], swept=False)
+        turn.forgotten.extend(again)
+        return turn
+
     def moved(self, partition: Partition, topic: str, tick: Tick) -> Turn:
         """Closes a ``clock`` record: its time is known, the clock stands where it moved it."""
         until = self.tick(partition, topic, tick)
@@ -562,7 +619,7 @@ class Engine:
 
     def _touches(self, event: ev.Event) -> bool:
         """Whether the cold part is needed for an event."""
-        return touches_cold(event) or (self._use_counts and type(event) is ev.Use)
+        return touches_cold(event) or (self._use_counts and type(event) is ev.Use) or type(event) is ev.Forget
 
     def _feed_silent(self, partition: Partition, at: int) -> bool:
         """As ``silent_feeds``, asked once for all looks of an hour: the answer is the same within it."""
@@ -576,6 +633,8 @@ class Engine:
 
     def _life(self, key: bytes, hot: bytes | None, cold: bytes | None) -> _Life:
         customer = unpack_hot(hot)
+        if hot is None and self.forgotten and (known := self.forgotten.of(key)):
+            customer.standing.forgotten, customer.standing.request = known.until, known.request
         name = key.decode("utf-8", "surrogatepass")
         life = _Life(key, hot, customer, unpack_cold(cold), self._grid.stagger(name))
         life.cold_size = len(cold or b"")
@@ -591,6 +650,12 @@ class Engine:
         partition, topic, counts = log.partition, log.topic, log.counts
         for place, before, item in todo:
             event = item.event
+            if type(event) is ev.Forget:
+                self._forget(life, place, item, log)
+                continue
+            if item.at <= life.standing.forgotten:
+                counts["suppressed",] += 1
+                continue
             until = min(item.at, log.bound)
             if 0 < life.standing.next_deadline() <= until:
                 earlier = _Cause(place, partition.applied, topic, before, None, event.history)
@@ -649,6 +714,7 @@ class Engine:
     def _look_ahead(self, life: _Life, item: Decoded, partition: Partition, decisive: bool) -> None:
         """Sets the deadlines that follow from an event."""
         customer, standing = life.customer, life.standing
+        self._keep_until(life)
         after = max(standing.at, partition.clock)
         if decisive and customer.orders and not standing.snapshot_due and self._learns:
             standing.labelled = max(item.at, partition.clock)
@@ -684,6 +750,9 @@ class Engine:
                 return
             counts["fired",] += 1
             placed = cause._replace(order=at) if cause.order == _TIMER else cause
+            if at == standing.expire_due and self._keep_until(life, at) <= at:
+                yield from self._expire(life, at, placed, partition, counts)
+                return
             if at == standing.label_due:
                 self._mature(life, at, placed, counts)
             if at == standing.snapshot_due:
@@ -716,6 +785,89 @@ class Engine:
             else:
                 # An episode may have opened, a complaint is overdue: what was seen ahead is no longer true.
                 life.look_sooner(at, 0, life.cold)
+
+    def _keep_until(self, life: _Life, passed: int = 0) -> int:
+        """The instant until which a customer is kept if nothing more is heard; far off where it is for ever. It
+        becomes a deadline where there is none, a later one, or the one that stood has ``passed``: each event puts it
+        off, and only the deadline finds out."""
+        keep = self.retention.of(life.customer.orders)
+        standing = life.standing
+        until = life.customer.last_seen + keep if keep else 0
+        if not standing.expire_due or until < standing.expire_due or passed:
+            standing.expire_due = until
+        return until or _NEVER
+
+    def _expire(self, life: _Life, at: int, cause: _Cause, partition: Partition, counts: Counts) -> _Steps:
+        """Nothing was heard for so long that the customer is kept no longer. What is open ends first."""
+        standing = life.standing
+        if standing.churn or standing.upsell:
+            history = self._history(partition, at, cause.history)
+            yield from self._decide(
+                life, max(at, standing.at), "history" if history else "live", cause, counts, silent=True
+            )
+        counts["erased", "retention"] += 1
+        written = standing.written_band >= 0
+        life.erase()
+        if written:
+            life.leave(cause.order, at, "history", _Gone(CUSTOMER_SCORES))
+
+    def _forget(self, life: _Life, place: int, item: Decoded, log: _Log) -> None:
+        """Everything that was read of a customer goes, and whatever is not later than the request and still to come
+        is passed over, whichever way it comes."""
+        if self.forgotten is None:
+            why = (
+                "forget: privacy.key is not set, and without it nobody can be kept from coming back;"
+                " set it, then replay this"
+            )
+            refused = Refused(item.offset, "not_applicable", why, log.records[place])
+            log.counts["refused", "not_applicable"] += 1
+            log.letters.append((place, dead_letter(refused, log.topic, "apply")))
+            return
+        standing, customer = life.standing, life.customer
+        known = self.forgotten.of(life.key)
+        request = self.forgotten.request(item.event.id)
+        # A request that was sent twice, or is read once more: who came back since stays.
+        met = request == standing.request or (
+            known is not None and known.topic == log.topic and item.offset <= known.offset
+        )
+        again = customer.events > 0 and item.at <= standing.forgotten and met
+        removed: dict[str, int] = {}
+        if not again:
+            removed = {
+                "states": int(customer.events > 0),
+                "timers": int(standing.next_deadline() > 0),
+                "labels": len(life.cold.pending),
+                "episodes": (standing.churn is not None) + (standing.upsell is not None),
+            }
+            standing.forgotten = max(item.at, standing.forgotten, customer.last_seen)
+            standing.request = request
+            life.erase()
+            life.drafts = [draft._replace(dropped=True) for draft in life.drafts]
+            log.letters[:] = [
+                (at, letter)
+                for at, letter in log.letters
+                if at > place or not is_about(life.name, letter.key, letter.value, letter.headers)
+            ]
+            log.counts["erased", "forget"] += 1
+            life.leave(place, item.at, "history", _Gone(CUSTOMER_SCORES))
+            if CUSTOMERS in self.inputs:
+                life.leave(place, item.at, "history", _Gone(CUSTOMERS))
+        here = self.application, log.partition.number, log.topic, item.offset
+        said = Erasure(
+            until=to_datetime(life.standing.forgotten),
+            secret=self.forgotten.secret,
+            request=request.hex(),
+            application=self.application,
+            partition=log.partition.number,
+            topic=log.topic,
+            offset=item.offset,
+            # Where it was read before, as many labels had left as then: the trainer knows them by their numbers.
+            examples=known.examples if known is not None and known[1:5] == here else 0,
+            again=again,
+            removed=removed,
+        )
+        digest = self.forgotten.digest(life.key)
+        life.leave(place, item.at, "history", Forgetting(life.key, digest, said))
 
     def _apart(self, life: _Life) -> int:
         """Where on the clock of snapshots a customer stands: customers are spread over one step."""
@@ -1058,6 +1210,12 @@ class Engine:
         change = Change()
         for key, life in lives.items():
             standing = life.standing
+            if life.erased and life.raw is not None:
+                turn.erased.append(key)
+            if not life.customer.events and (life.erased or standing.forgotten):
+                # Nobody, or nobody any more.
+                drafts.extend(life.drafts)
+                continue
             deadline = standing.next_deadline()
             if deadline and deadline != standing.due:
                 turn.deadlines[key] = standing.due = deadline
@@ -1092,7 +1250,14 @@ class Engine:
         placed = [((place, "", -1), letter) for place, letter in letters]
         for draft in sorted(drafts, key=lambda draft: draft.order):
             content = draft.content
-            if isinstance(content, Example):
+            if isinstance(content, Forgetting):
+                learned = max(learned, content.erasure.examples)
+                said = msgspec.structs.replace(content.erasure, examples=learned)
+                turn.forgotten.append(content._replace(erasure=said))
+                continue
+            if isinstance(content, _Gone):
+                message = Message(content.topic, draft.order[1].encode("utf-8", "surrogatepass"), None)
+            elif isinstance(content, Example):
                 learned += 1
                 message = example_message(
                     msgspec.structs.replace(content, partition=turn.partition.number, sequence=learned)
@@ -1107,7 +1272,8 @@ class Engine:
                 turn.counts["alert", content.kind, content.transition, decision] += 1
                 why = None if decision == "delivered" else decision
                 message = alert_message(content, self.policy.type_prefix, self.application, why)
-            placed.append((draft.order, message))
+            if not draft.dropped or isinstance(content, Example):
+                placed.append((draft.order, message))
         placed.sort(key=lambda pair: pair[0])
         turn.out.extend(message for _, message in placed)
         turn.partition = msgspec.structs.replace(turn.partition, minutes=ceiling.minutes, examples=learned)

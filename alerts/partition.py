@@ -71,7 +71,7 @@ class Partition(msgspec.Struct, array_like=True, frozen=True, gc=False):
     ``applied``: offset of the last record applied, by topic (logical names); ``live_since``: go-live
     under the wall clock (0: not yet); ``windows`` and ``feeds`` by topic; ``minutes``: alerts
     delivered by minute of their decision; ``examples``: matured labels that have left; ``tally``: what
-    is known of all customers together."""
+    is known of all customers together; ``retention``: the one by which all customers have their deadlines."""
 
     version: int = VERSION
     number: int = 0
@@ -84,6 +84,7 @@ class Partition(msgspec.Struct, array_like=True, frozen=True, gc=False):
     minutes: dict[int, int] = {}
     examples: int = 0
     tally: Tally = Tally()
+    retention: str = ""
 
     def pack(self) -> bytes:
         """As it is stored with the partition."""

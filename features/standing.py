@@ -27,7 +27,9 @@ class Standing(msgspec.Struct, array_like=True, gc=False):
     last; ``history``: the last decision was history; ``written`` and ``written_band``: the score last
     written to ``customer-scores``; ``offered``: instant of the last upsell; ``warned``: instant at
     which the last churn episode opened; ``followed``: when the horizon of the last live warning's silence ends, while
-    no purchase has come (0: none); ``stake``: revenue at risk by the warning that stands, in minor units."""
+    no purchase has come (0: none); ``stake``: revenue at risk by the warning that stands, in minor units;
+    ``expire_due``: deadline at which it is seen whether nothing was heard for so long that the customer is kept no
+    longer; ``forgotten``: events up to this instant are passed over, at whose ``request`` (a hash)."""
 
     at: int = 0
     sequence: int = 0
@@ -48,6 +50,9 @@ class Standing(msgspec.Struct, array_like=True, gc=False):
     labelled: int = 0
     followed: int = 0
     stake: int = 0
+    expire_due: int = 0
+    forgotten: int = 0
+    request: bytes = b""
 
     def next_deadline(self) -> int:
         """The earliest deadline, 0 when there is none."""
@@ -60,4 +65,6 @@ class Standing(msgspec.Struct, array_like=True, gc=False):
             first = self.snapshot_due
         if self.label_due and (not first or self.label_due < first):
             first = self.label_due
+        if self.expire_due and (not first or self.expire_due < first):
+            first = self.expire_due
         return first

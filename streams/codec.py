@@ -29,7 +29,6 @@ from streams.events import (
     Checkout,
     Clock,
     Event,
-    Forget,
     Merge,
     Micros,
     Profile,
@@ -381,7 +380,7 @@ def _customer_of(key: bytes | None) -> tuple[str, bytes]:
     return customer, key
 
 
-_CHECKED: Final = frozenset({Survey, Profile, Merge, Forget})
+_CHECKED: Final = frozenset({Survey, Profile, Merge})
 
 
 def _check_rare(event: Event) -> None:
@@ -404,7 +403,7 @@ def _check_rare(event: Event) -> None:
             "invalid",
             f"into: {_shown(event.into)} is not allowed; another customer without control characters is",
         )
-    if isinstance(event, Merge | Forget):
+    if isinstance(event, Merge):
         raise _NotAllowedError(
             "not_yet_supported", f"type: {type_name(event)!r} is kept until it is supported"
         )

@@ -20,6 +20,7 @@ EXAMPLES: Final = "examples"
 
 MODELS: Final = "models"
 BRAKES: Final = "brakes"
+FORGOTTEN: Final = "forgotten"
 SEGMENTS: Final = "segments"
 PRODUCTS: Final = "products"
 
@@ -29,7 +30,7 @@ INPUTS: Final = (PURCHASES, BROWSES, COMPLAINTS, CONTACTS, CUSTOMERS)
 OUTPUTS: Final = (ALERTS, CUSTOMER_SCORES, CUSTOMER_CHANGES, TASKS, DECISIONS, DEAD_LETTERS, EXAMPLES)
 """Written through the outbox, keyed by customer (``dead-letters``: by the original key, ``examples``: without)."""
 
-INTERNAL: Final = (MODELS, BRAKES, SEGMENTS, PRODUCTS)
+INTERNAL: Final = (MODELS, BRAKES, FORGOTTEN, SEGMENTS, PRODUCTS)
 """Internal or shop-wide."""
 
 SINGLE: Final = frozenset({EXAMPLES, *INTERNAL})
@@ -37,7 +38,7 @@ SINGLE: Final = frozenset({EXAMPLES, *INTERNAL})
 
 ALL: Final = INPUTS + OUTPUTS + INTERNAL
 
-COMPACTED: Final = frozenset({CUSTOMERS, CUSTOMER_SCORES, MODELS, BRAKES, PRODUCTS})
+COMPACTED: Final = frozenset({CUSTOMERS, CUSTOMER_SCORES, MODELS, BRAKES, FORGOTTEN, PRODUCTS})
 """Kafka keeps the newest record of each key; a null value clears the key."""
 
 ONLY_ON_CUSTOMERS: Final = frozenset({"profile", "clock"})

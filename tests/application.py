@@ -17,6 +17,7 @@ import msgspec
 
 from alerts.brakes import Brakes
 from alerts.engine import ClockMode, Engine, Missing, Turn
+from alerts.forgotten import Entry, Forgotten, Retention, entry
 from alerts.partition import Partition
 from alerts.policy import Feeds, Policy
 from features.cold import Cold
@@ -27,6 +28,7 @@ from models.snapshot import Prior
 from streams import events as ev
 from streams.alerts import Alert, Score, decode_alert, decode_score
 from streams.codec import CLOCK_KEY, Codec, Decoded, Item, Tick, encode, encode_clock
+from streams.erasure import Forgetting, is_about
 from streams.examples import Example, decode_example
 from streams.message import Message, pack, unpack
 from streams.topics import ALERTS as ALERTS_TOPIC
@@ -172,6 +174,10 @@ class Log:
             ev.CustomerLost(id=self.identity(), customer=customer, time=ev.to_datetime(at), history=history)
         )
 
+    def forget(self, customer: str, at: int, *, identity: str | None = None, topic: str | None = None) -> Row:
+        event = ev.Forget(id=identity or self.identity(), customer=customer, time=ev.to_datetime(at))
+        return self.add(event, topic)
+
     def survey(self, customer: str, at: int, score: float, scale: float = 10.0) -> Row:
         return self.add(
             ev.Survey(
@@ -202,7 +208,8 @@ Crash = Literal["before", "after"] | None
 
 
 class Stored(NamedTuple):
-    """What the store holds; a backup of it, when copied."""
+    """What the store holds; a backup of it, when copied. (``Application.gone``, the list of those who were
+    forgotten, is also beside it.)"""
 
     blob: bytes | None
     hot: dict[bytes, bytes]
@@ -228,6 +235,8 @@ class Application:
         feeds: Feeds | None = None,
         prior: Prior | None = None,
         learning: Learning | None = None,
+        secret: str | None = None,
+        retention: Retention | None = None,
         accepted: Mapping[tuple[str, int], int] | None = None,
         crash: Callable[[int], Crash] = lambda _: None,
     ) -> None:
@@ -239,6 +248,8 @@ class Application:
         self.prior = prior or Prior()
         self.learning = learning or Learning()
         self.name, self.accepted, self.crash = name, accepted, crash
+        self.secret, self.retention = secret, retention or Retention()
+        self.gone: dict[bytes, Entry] = {}
         self.codec = Codec(self.shop.currency, self.shop.minor_units, self.shop.rates, COMPACTED)
         self.hot: dict[bytes, bytes] = {}
         self.cold: dict[bytes, bytes] = {}
@@ -263,8 +274,13 @@ class Application:
             self.prior,
             self.accepted,
             self.learning,
+            forgotten=None if self.secret is None else Forgotten(self.secret),
+            retention=self.retention,
         )
         self.engine.brake(self.brakes)
+        if self.engine.forgotten is not None:
+            for digest, known in self.gone.items():
+                self.engine.forgotten.learn(digest, known)
         self.partition: Partition = self.engine.open(self._blob, 0)
 
     def brake(self, brakes: Brakes) -> None:
@@ -368,6 +384,11 @@ class Application:
             raise Crashed
         self.partition = turn.partition
         self._blob = turn.partition.pack()
+        for key in turn.erased:
+            for kept in (self.hot, self.cold, self.due):
+                kept.pop(key, None)
+        for each in turn.forgotten:
+            self._forgotten(each)
         assert self.engine.open(self._blob, 0) == turn.partition, "a partition is what was stored"
         self.hot |= turn.hot
         self.cold |= turn.cold
@@ -377,10 +398,20 @@ class Application:
         self.out += [pack(message) for message in turn.out]
         self.counts.update(turn.counts)
         self.turns.append(turn)
-        for key in {*turn.hot, *turn.deadlines, *turn.cleared}:
+        for key in {*turn.hot, *turn.deadlines, *turn.cleared, *turn.erased}:
             self._check_deadline(key)
         if crash == "after":
             raise Crashed
+
+    def _forgotten(self, each: Forgetting) -> None:
+        """As the worker does: what waits of them goes, and the list knows them."""
+        self.gone[each.digest] = entry(each.erasure)
+        if not each.erasure.again:
+            name = each.key.decode()
+            waiting = [(packed, unpack(packed)) for packed in self.out]
+            self.out = [p for p, m in waiting if not is_about(name, m.key, m.value, m.headers)]
+        if self.engine.forgotten is not None:
+            self.engine.forgotten.learn(each.digest, entry(each.erasure))
 
     def _check_deadline(self, key: bytes) -> None:
         """A stored deadline may be too early, never too late."""

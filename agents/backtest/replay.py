@@ -15,6 +15,7 @@ from alerts.engine import Engine, Turn
 from alerts.partition import Partition
 from features.shop import DAY
 from streams.codec import Decoded, Tick, encode
+from streams.erasure import Forgetting
 from streams.events import type_name
 from streams.message import Message
 from streams.topics import PURCHASES
@@ -68,13 +69,14 @@ class _Records(Sequence[_Record]):
 class Held:
     """What the store would hold of one partition."""
 
-    __slots__ = ("cold", "due", "hot", "partition", "waiting")
+    __slots__ = ("cold", "due", "forgotten", "hot", "partition", "waiting")
 
     def __init__(self, partition: Partition) -> None:
         self.partition = partition
         self.hot: dict[bytes, bytes] = {}
         self.cold: dict[bytes, bytes] = {}
         self.due: dict[bytes, int] = {}
+        self.forgotten: list[Forgetting] = []
         # Who may be due on a day; an entry whose deadline has moved on is passed over.
         self.waiting: dict[int, list[bytes]] = {}
 
@@ -178,6 +180,10 @@ class Replay:
 
     def _keep(self, held: Held, turn: Turn, day: Day) -> None:
         held.partition = turn.partition
+        for key in turn.erased:
+            for kept in (held.hot, held.cold, held.due):
+                kept.pop(key, None)
+        held.forgotten += turn.forgotten
         held.hot.update(turn.hot)
         held.cold.update(turn.cold)
         waiting = held.waiting

@@ -62,7 +62,7 @@ def test_every_key_stands_there_with_its_meaning_and_what_is_allowed() -> None:
 def test_what_is_shown_as_an_example_is_allowed(tmp_path: Path) -> None:
     unset = {name for name, key in keys().items() if key.default is None and not key.secret}
     assert unset <= EXAMPLES.keys()
-    (tmp_path / "there").write_text("secret")
+    (tmp_path / "there").write_text("a secret that is long enough")
     for name, example in EXAMPLES.items():
         section, _, key = name.partition(".")
         beside = {

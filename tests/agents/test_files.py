@@ -273,7 +273,7 @@ def test_ndjson_passes_as_it_is(tmp_path: Path) -> None:
 def test_ndjson_is_refused_line_by_line_with_the_reason_a_worker_would_give(tmp_path: Path) -> None:
     path = tmp_path / "x.ndjson"
     lines = [
-        '{"type":"forget","id":"f1","customer":"c1","time":"2026-01-01T00:00:00Z"}',
+        '{"type":"merge","id":"f1","customer":"c1","into":"c2","time":"2026-01-01T00:00:00Z"}',
         '{"type":"view"',
         '{"type":"dance","id":"1","customer":"c","time":"2026-01-01T00:00:00Z"}',
         '{"type":"review","id":"1","customer":"c","time":"2026-01-01T00:00:00Z","rating":9}',
@@ -281,7 +281,7 @@ def test_ndjson_is_refused_line_by_line_with_the_reason_a_worker_would_give(tmp_
     ]
     path.write_text("\n".join(lines))
     found, refused = events(path)
-    assert [e["type"] for e in found] == ["forget"], "what is not supported yet is kept, so it travels"
+    assert [e["type"] for e in found] == ["merge"], "what is not supported yet is kept, so it travels"
     assert [r.line for r in refused] == [2, 3, 4, 5]
     assert [r.reason.partition(":")[0] for r in refused] == ["not JSON", "type", "rating", "currency"]
 

@@ -89,7 +89,7 @@ def test_every_event_is_decoded_as_it_was_made_on_its_own_topic() -> None:
         topic = TOPIC_OF[ev.type_name(event)]
         record = Sent(topic, 0, offset, at // 1000, event.customer.encode(), encode(event))
         item = codec.decode(record)
-        if isinstance(event, ev.Merge | ev.Forget):
+        if isinstance(event, ev.Merge):
             assert isinstance(item, Refused)
             assert item.reason == "not_yet_supported"  # valid, and kept for later
         else:

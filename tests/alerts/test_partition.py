@@ -125,7 +125,7 @@ def test_the_window_is_stored_so_that_a_crash_loop_still_finds_poison() -> None:
 
 
 def test_what_is_not_supported_yet_is_no_poison() -> None:
-    value = b'{"type":"forget","id":"f","customer":"ann","time":"2026-01-01T00:00:00Z"}'
+    value = b'{"type":"merge","id":"f","customer":"ann","into":"bob","time":"2026-01-01T00:00:00Z"}'
     application = Application((BROWSES,)).run(bad_log(0, 900, value).rows)
     assert application.counts["refused", "not_yet_supported"] == 900
     assert len(application.dead_letters()) == 900

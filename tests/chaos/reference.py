@@ -30,6 +30,9 @@ class Held:
     def take(self, turn: Turn) -> None:
         """What a commit does."""
         self.state = turn.partition
+        for key in turn.erased:
+            for kept in (self.hot, self.cold, self.due):
+                kept.pop(key, None)
         self.hot.update(turn.hot)
         self.cold.update(turn.cold)
         for key in turn.cleared:

@@ -19,7 +19,7 @@ INVALID = (
     b"",
     b'{"type":"purchase","id":"x"}',
     b'{"type":"nonsense","id":"x"}',
-    b'{"type":"forget","id":"f","customer":"c0","time":"2026-01-01T00:00:00Z"}',
+    b'{"type":"merge","id":"f","customer":"c0","into":"c1","time":"2026-01-01T00:00:00Z"}',
 )
 
 

@@ -104,7 +104,7 @@ def home_of(kind: str) -> str:
 # --- plain -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", sorted(set(CLASS_OF) - {"clock", "merge", "forget"}))
+@pytest.mark.parametrize("kind", sorted(set(CLASS_OF) - {"clock", "merge"}))
 def test_the_golden_event_is_decoded_on_its_topic_and_comes_back_from_its_own_bytes(kind: str) -> None:
     item = decoded(read(golden(kind), topic=home_of(kind)))
     assert isinstance(item.event, CLASS_OF[kind])
@@ -130,9 +130,8 @@ def test_a_record_of_aiokafka_is_a_record() -> None:
     assert decoded(record).offset == 7
 
 
-@pytest.mark.parametrize("kind", ["merge", "forget"])
-def test_merge_and_forget_are_kept_until_they_are_supported(kind: str) -> None:
-    assert refused(read(golden(kind))).reason == "not_yet_supported"
+def test_a_merge_is_kept_until_it_is_supported() -> None:
+    assert refused(read(golden("merge"))).reason == "not_yet_supported"
 
 
 def test_a_merge_that_is_wrong_is_invalid_rather_than_kept_for_later() -> None:
@@ -293,7 +292,7 @@ def test_only_profiles_and_clocks_travel_on_a_compacted_topic() -> None:
 
 def test_every_type_is_accepted_on_every_topic_that_is_not_compacted() -> None:
     for topic in set(topics.INPUTS) - topics.COMPACTED:
-        for kind in set(CLASS_OF) - {"clock", "merge", "forget"}:
+        for kind in set(CLASS_OF) - {"clock", "merge"}:
             assert decoded(read(golden(kind), topic="shop." + topic)).customer == "C-1001"
 
 
@@ -467,7 +466,7 @@ def binary(record: Read) -> Read:
     )
 
 
-@pytest.mark.parametrize("kind", sorted(set(CLASS_OF) - {"merge", "forget"}))
+@pytest.mark.parametrize("kind", sorted(set(CLASS_OF) - {"merge"}))
 @pytest.mark.parametrize("pattern", ["{}", "com.shop.{}.v1", "io.x.v2.{}.V10", "org.{}.v1.2"])
 def test_a_cloud_event_is_what_its_plain_event_is(kind: str, pattern: str) -> None:
     plain = {**golden(kind), "source": "/shop"}
