@@ -642,13 +642,14 @@ class Store:
 
     # ---- those who were forgotten, and all who are known
 
-    async def scanned(self, lease: Lease, cursor: int) -> tuple[int, dict[bytes, bytes]]:
-        """Some customers with their hot parts, from ``cursor`` on (0: the first), and where the next are (0: there
-        are no more). Who is there from the first to the last is among them once or more."""
+    async def scanned(self, lease: Lease, cursor: int) -> tuple[int, list[bytes]]:
+        """Some customers, from ``cursor`` on (0: the first), and where the next are (0: there are no more). Who is
+        there from the first to the last is among them once or more."""
         key = self.keys(lease.partition)[1]
 
-        async def once() -> tuple[int, dict[bytes, bytes]]:
-            return cast(tuple[int, dict[bytes, bytes]], await self.redis.hscan(key, cursor, count=SCAN_COUNT))
+        async def once() -> tuple[int, list[bytes]]:
+            after, found = await self.redis.hscan(key, cursor, count=SCAN_COUNT)
+            return int(after), list(found)
 
         return await self._patiently("read", once, lease)
 

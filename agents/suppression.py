@@ -9,8 +9,8 @@ but keyed hashes (``alerts.forgotten``), instants and offsets.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 from aiokafka import AIOKafkaConsumer
@@ -60,6 +60,10 @@ def merged(one: Mapping[bytes, bytes], other: Mapping[bytes, bytes]) -> dict[byt
             entries[digest] = each
     secret = one.get(SECRET) or other.get(SECRET)
     return {} if secret is None else packed(entries, secret.decode())
+
+
+Waiting: TypeAlias = dict[bytes, tuple[list[bytes], list[bytes]]]
+"""Of customers, the ids of messages that wait to leave, and of those that no broker takes."""
 
 
 class Carried(NamedTuple):
@@ -176,8 +180,20 @@ class Suppression:
 
     # ---- at a commit
 
-    async def carried(self, number: int, turn: Turn) -> Carried:
-        """What waits to leave of those whom a turn forgets, and what is kept and said of them."""
+    async def waiting(self, number: int, customers: Iterable[bytes]) -> Waiting:
+        """What waits to leave of some customers of a partition number."""
+        found: Waiting = {}
+        for key in customers:
+            customer = key.decode("utf-8", "surrogatepass")
+
+            def concerns(message: Message, customer: str = customer) -> bool:
+                return is_about(customer, message.key, message.value, message.headers)
+
+            found[key] = await self._store.waiting(number, concerns)
+        return found
+
+    def carried(self, turn: Turn, waiting: Waiting) -> Carried:
+        """What goes of those whom a turn forgets beside their states, and what is kept and said of them."""
         unsent: list[bytes] = []
         unparked: list[bytes] = []
         entries: dict[bytes, Entry] = {}
@@ -186,15 +202,10 @@ class Suppression:
         for each in turn.forgotten:
             said = each.erasure
             if each.key in turn.erased or not said.again:
-                customer = each.key.decode("utf-8", "surrogatepass")
-
-                def concerns(message: Message, customer: str = customer) -> bool:
-                    return is_about(customer, message.key, message.value, message.headers)
-
-                waiting, parked = await self._store.waiting(number, concerns)
-                unsent += waiting
+                messages, parked = waiting[each.key]
+                unsent += messages
                 unparked += parked
-                counts = {**said.removed, "messages": len(waiting), "parked": len(parked)}
+                counts = {**said.removed, "messages": len(messages), "parked": len(parked)}
                 said = msgspec.structs.replace(said, removed=counts)
             entries[each.digest] = entry(said)
             out.append(erasure_message(each.digest, said))

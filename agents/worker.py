@@ -40,7 +40,7 @@ from agents.ownership import Offsets, Owned, Ownership, check_counts
 from agents.relay import Relay
 from agents.settings import Settings, redacted
 from agents.store import Lost, Outcome, States, Step, Store, StoreAway, Wanted, Write, connect
-from agents.suppression import Carried, Suppression
+from agents.suppression import Carried, Suppression, Waiting
 from alerts.brakes import Board, Brakes
 from alerts.engine import FEATURES_VERSION, Engine, Missing, Turn
 from alerts.forgotten import Entry
@@ -193,12 +193,14 @@ class _Piece(NamedTuple):
 
 @dataclass(slots=True)
 class _Task:
-    """A piece on its way, with the customers whose parts it needs."""
+    """A piece on its way, with the customers whose parts it needs. ``waiting``: what waits to leave of those whom it
+    forgets; None while nobody has looked."""
 
     piece: _Piece
     hot: Sequence[bytes]
     cold: Sequence[bytes]
     read_to: int
+    waiting: Waiting | None = None
 
     @property
     def next_offset(self) -> int:
@@ -582,14 +584,24 @@ class Worker:
                 else:
                     begun.append((task, version, one))
             turns = self.core.turns([one for _, _, one in begun])
-            proposals = [
-                Proposal(task.piece.owned, version, task.piece.topic, task.next_offset, turn)
-                for (task, version, _), turn in zip(begun, turns, strict=True)
-            ]
-            if any(turn.forgotten for turn in turns):
-                proposals = [await self._completed(proposal) for proposal in proposals]
-            outcomes = await self._commit(proposals)
-            for (task, _, _), outcome in zip(begun, outcomes, strict=True):
+            ready, unlooked = [], []
+            for (task, version, _), turn in zip(begun, turns, strict=True):
+                if not turn.forgotten:
+                    carried = Carried()
+                elif task.waiting is not None:
+                    carried = self.suppression.carried(turn, task.waiting)
+                else:
+                    unlooked.append((task, [each.key for each in turn.forgotten]))
+                    continue
+                proposal = Proposal(
+                    task.piece.owned, version, task.piece.topic, task.next_offset, turn, carried
+                )
+                ready.append((task, proposal))
+            outcomes = await self._commit([proposal for _, proposal in ready])
+            for task, forgotten in unlooked:
+                task.waiting = await self.suppression.waiting(task.piece.owned.number, forgotten)
+                again.append(task)
+            for (task, _), outcome in zip(ready, outcomes, strict=True):
                 if outcome is Outcome.RACE:
                     again.append(task)
                 elif outcome is None or not self._settled(task.piece.owned, outcome):
@@ -769,11 +781,14 @@ class Worker:
         """Goes through all customers of a partition number, in commits that leave the offsets where they are."""
         cursor = 0
         while True:
+            cursor, keys = await self.store.scanned(owned.lease, cursor)
+            waiting = await self.suppression.waiting(owned.number, engine.returned(keys))
             version = owned.lease.version
-            cursor, stored = await self.store.scanned(owned.lease, cursor)
-            turn = engine.review(owned.state, stored)
+            ((hot, _),) = _all_of(await self._load([Wanted(owned.lease, keys, ())]))
+            turn = engine.review(owned.state, hot)
             if turn.hot or turn.erased or turn.deadlines:
-                proposal = await self._completed(Proposal(owned, version, None, None, turn))
+                carried = self.suppression.carried(turn, waiting)
+                proposal = Proposal(owned, version, None, None, turn, carried)
                 (outcome,) = _all_of(await self._commit([proposal]))
                 if outcome is not Outcome.COMMITTED:
                     return self._settled(owned, outcome)
@@ -786,14 +801,6 @@ class Worker:
         (outcome,) = _all_of(await self._commit([proposal]))
         log.info("Partition %d was gone through: %d were forgotten before", owned.number, len(missing))
         return self._settled(owned, outcome)
-
-    async def _completed(self, proposal: Proposal) -> Proposal:
-        """With what waits to leave of those whom it forgets. What was read before is still what is stored: whoever
-        asks holds the lock, and the commit says so."""
-        if not proposal.turn.forgotten:
-            return proposal
-        carried = await self.suppression.carried(proposal.owned.number, proposal.turn)
-        return proposal._replace(carried=carried)
 
     # ---- when it does not go straight
 

@@ -513,13 +513,19 @@ class Engine:
         turn.cleared.extend(key for key, _ in due if hot[key] is None)
         return turn
 
-    def review(self, partition: Partition, stored: Mapping[bytes, bytes]) -> Turn:
+    def returned(self, customers: Iterable[bytes]) -> list[bytes]:
+        """Those of them who are on the list of the forgotten: they came back since, or Redis was restored."""
+        return [key for key in customers if self.forgotten and self.forgotten.of(key)]
+
+    def review(self, partition: Partition, stored: Mapping[bytes, bytes | None]) -> Turn:
         """Customers as they are stored in a partition that was restored, or has another retention now: who is on the
         list goes, all others are given the deadline that holds."""
         counts: Counts = Counter()
         lives: dict[bytes, _Life] = {}
         again: list[Forgetting] = []
         for key, raw in stored.items():
+            if raw is None:
+                continue
             life = lives[key] = self._life(key, raw, None)
             known = self.forgotten.of(key) if self.forgotten else None
             if self.forgotten is None or known is None or known.until <= life.standing.forgotten:

@@ -34,11 +34,24 @@ class Read(NamedTuple):
     item: Decoded
 
 
+class Keep(NamedTuple):
+    """Days for which prospects and those who have bought are kept after their last event; 0: for ever."""
+
+    prospects: float = 0
+    lapsed: float = 0
+
+
 def recompute(
-    records: Sequence[Read], at: int, *, time_zone: str = "UTC", overdue_hours: float = 48.0
+    records: Sequence[Read | int],
+    at: int,
+    *,
+    time_zone: str = "UTC",
+    overdue_hours: float = 48.0,
+    forgotten: int = 0,
+    keep: Keep | None = None,
 ) -> dict[str, object]:
     """Every feature of one customer at the instant ``at``, which is not before the last event."""
-    items = accepted(records)
+    items = accepted(records, forgotten, keep)
     purchases = [item for item in items if is_purchase(item)]
     bought = [item.at for item in purchases]
     views = [item for item in items if isinstance(item.event, ev.View)]
@@ -173,14 +186,34 @@ DECIDES = (
 )
 
 
-def accepted(records: Iterable[Read]) -> list[Decoded]:
+def accepted(records: Iterable[Read | int], forgotten: int = 0, keep: Keep | None = None) -> list[Decoded]:
     """The events that are no re-send: of an id among the last 32 of its topic, or of a purchase (above
-    zero) whose order is among the last 32 orders."""
+    zero) whose order is among the last 32 orders.
+
+    A forget takes away all that was read before it, and what is not later than that or the forget when it comes;
+    read again it changes nothing. ``forgotten``: an instant up to which the customer was known to be forgotten before
+    anything was read. A number among the records is where the clock has come to: who was not heard of for as long as
+    ``keep`` says by then is not known any more.
+    """
     ids: dict[str, list[str]] = {}
     orders: list[str] = []
     items: list[Decoded] = []
+    request = ""
     for record in records:
+        if isinstance(record, int):
+            days = keep and (keep.lapsed if any(map(is_purchase, items)) else keep.prospects)
+            if days and items and max(item.at for item in items) + days * DAY <= record:
+                ids, orders, items = {}, [], []
+            continue
         event = record.item.event
+        if isinstance(event, ev.Forget):
+            if not (items and event.id == request and record.item.at <= forgotten):
+                forgotten = max([forgotten, record.item.at, *(item.at for item in items)])
+                request = event.id
+                ids, orders, items = {}, [], []
+            continue
+        if record.item.at <= forgotten:
+            continue
         known = ids.setdefault(record.topic, [])
         if event.id in known[-WINDOW:]:
             continue
