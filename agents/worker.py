@@ -784,8 +784,8 @@ class Worker:
             cursor, keys = await self.store.scanned(owned.lease, cursor)
             waiting = await self.suppression.waiting(owned.number, engine.returned(keys))
             version = owned.lease.version
-            ((hot, _),) = _all_of(await self._load([Wanted(owned.lease, keys, ())]))
-            turn = engine.review(owned.state, hot)
+            ((hot, cold),) = _all_of(await self._load([Wanted(owned.lease, keys, keys)]))
+            turn = engine.review(owned.state, hot, cold)
             if turn.hot or turn.erased or turn.deadlines:
                 carried = self.suppression.carried(turn, waiting)
                 proposal = Proposal(owned, version, None, None, turn, carried)

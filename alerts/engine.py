@@ -517,16 +517,18 @@ class Engine:
         """Those of them who are on the list of the forgotten: they came back since, or Redis was restored."""
         return [key for key in customers if self.forgotten and self.forgotten.of(key)]
 
-    def review(self, partition: Partition, stored: Mapping[bytes, bytes | None]) -> Turn:
+    def review(
+        self, partition: Partition, hot: Mapping[bytes, bytes | None], cold: Mapping[bytes, bytes | None]
+    ) -> Turn:
         """Customers as they are stored in a partition that was restored, or has another retention now: who is on the
         list goes, all others are given the deadline that holds."""
         counts: Counts = Counter()
         lives: dict[bytes, _Life] = {}
         again: list[Forgetting] = []
-        for key, raw in stored.items():
+        for key, raw in hot.items():
             if raw is None:
                 continue
-            life = lives[key] = self._life(key, raw, None)
+            life = lives[key] = self._life(key, raw, cold.get(key))
             known = self.forgotten.of(key) if self.forgotten else None
             if self.forgotten is None or known is None or known.until <= life.standing.forgotten:
                 self._keep_until(life, 1)
@@ -1218,8 +1220,15 @@ class Engine:
             standing = life.standing
             if life.erased and life.raw is not None:
                 turn.erased.append(key)
+                change.hot -= len(life.raw)
+                change.cold -= life.cold_size
+                change.waits(life.waited, ())
+                change.moved(life.was, None)
+                life.raw, life.was, life.cold_size, life.waited = None, None, 0, ()
             if not life.customer.events and (life.erased or standing.forgotten):
                 # Nobody, or nobody any more.
+                for ends, some in life.warnings:
+                    change.warns(ends, some)
                 drafts.extend(life.drafts)
                 continue
             deadline = standing.next_deadline()
@@ -1243,7 +1252,7 @@ class Engine:
                 for ends, some in life.warnings:
                     change.warns(ends, some)
             drafts.extend(life.drafts)
-        if turn.hot or turn.cold:
+        if turn.hot or turn.cold or turn.erased or change.warned:
             turn.partition = msgspec.structs.replace(turn.partition, tally=change.of(turn.partition.tally))
         if drafts or letters:
             self._deliver(turn, drafts, letters)

@@ -24,6 +24,7 @@ from streams.topics import (
     INPUTS,
     PURCHASES,
 )
+from tests.alerts.test_tally import recounted
 from tests.application import START, Application, Crash, Log, day
 from tests.laws import mix
 from tests.observed import differences, observed
@@ -105,6 +106,7 @@ def test_what_is_known_is_what_was_read_since_and_batches_make_no_difference(
 ) -> None:
     expected = Application(policy=POLICY, secret=SECRET).run(log.rows)
     check_against_the_oracle(expected, log)
+    assert expected.partition.tally == recounted(expected)
     assert not expected.cold.keys() - expected.hot.keys()
     assert not expected.due.keys() - expected.hot.keys()
     other = Application(policy=POLICY, secret=SECRET, batch=batch, limit=limit).run(log.rows)
