@@ -24,6 +24,7 @@ help:
 	@echo '  make test TESTS=tests/streams  only some of the tests'
 	@echo '  make chaos                     the fault tests at their full counts; results in bench/results/'
 	@echo '  make bench                     speed beside Faust, Quix Streams and bytewax; results in bench/results/'
+	@echo '  make soak                      ten minutes of load while everything goes wrong; results in bench/results/'
 	@echo '  make quality                   how right the warnings are on three public histories; results in bench/results/'
 	@echo '  make lint                      ruff and mypy alone (seconds)'
 	@echo '  make format                    let ruff put the code in order'
@@ -87,6 +88,12 @@ BENCH ?=
 .PHONY: bench
 bench: $(VENV)/.dev
 	$(PYTHON) -m bench $(BENCH)
+
+# SOAK="--minutes 180" goes on for hours, SOAK="--short" only proves that it works: docs/soak.md.
+SOAK ?=
+.PHONY: soak
+soak: $(VENV)/.dev
+	$(PYTHON) -m bench.soak $(SOAK)
 
 .PHONY: quality
 quality: $(VENV)/.dev

@@ -510,6 +510,11 @@ class KafkaServer(_Server):
 
 def read_all(brokers: str, topics: Iterable[str], seconds: float = 30.0) -> list[Any]:
     """Every record between the beginning and the present end of every partition of the topics."""
+    return list(each_of(brokers, topics, seconds))
+
+
+def each_of(brokers: str, topics: Iterable[str], seconds: float = 30.0) -> Iterator[Any]:
+    """As ``read_all``, one after the other; ``seconds``: for how long none may come."""
     consumer = Consumer(
         {
             "bootstrap.servers": brokers,
@@ -533,21 +538,20 @@ def read_all(brokers: str, topics: Iterable[str], seconds: float = 30.0) -> list
                     assigned.append(TopicPartition(topic, number, low))
                     left.add((topic, number))
         if not assigned:
-            return []
+            return
         consumer.assign(assigned)
         until = time.monotonic() + seconds
-        records = []
         while left:
             if time.monotonic() > until:
-                raise AssertionError(f"could not read {sorted(left)} within {seconds:g} s")
+                raise AssertionError(f"nothing more of {sorted(left)} came within {seconds:g} s")
             for message in consumer.consume(1000, 0.2):
                 error = message.error()
                 if error is None:
-                    records.append(message)
+                    yield message
+                    until = time.monotonic() + seconds
                 elif error.code() == KafkaError._PARTITION_EOF:
                     left.discard((message.topic(), message.partition()))
                 else:
                     raise KafkaException(error)
-        return records
     finally:
         consumer.close()

@@ -208,6 +208,41 @@ def redis_frozen(run: Run, count: int) -> None:
         run.struck += 1
 
 
+def redis_slow(run: Run, count: int) -> None:
+    """For some seconds Redis runs only now and then, so that every answer takes tens of milliseconds."""
+    for _ in run.moments(count):
+        run.note("Redis becomes slow")
+        until = time.monotonic() + run.random.uniform(2.0, 4.0)
+        while time.monotonic() < until:
+            with run.application.redis.frozen():
+                time.sleep(run.random.uniform(0.01, 0.08))
+            time.sleep(0.005)
+        run.note("Redis is as fast as before")
+        run.struck += 1
+
+
+def clock_stepped(run: Run, count: int) -> None:
+    """The wall clock of a worker jumps by minutes, forward and back, as a machine's does that is set right."""
+    application = run.application
+    file = application.folder / "clock"
+    for _ in run.moments(count):
+        file.write_text("0")
+        worker = application.launch(("-m", "tests.chaos.stepped", str(file), "worker"))
+
+        def works(worker: WorkerProcess = worker) -> bool:
+            return worker.claimed() > 0
+
+        run.until(works, f"{worker.name} has partitions", drip=1)
+        # Brokers refuse messages that are dated more than an hour ahead.
+        minutes = run.random.randrange(10, 50)
+        for offset in (60 * minutes, -60 * minutes, 0):
+            file.write_text(str(offset))
+            time.sleep(run.random.uniform(1.5, 2.5))
+        run.note(f"the clock of {worker.name} jumped {minutes} minutes ahead, back, and right again")
+        application.stop(worker)
+        run.struck += 1
+
+
 def redis_lost_and_restored(run: Run, count: int) -> None:
     """A backup is taken while the workers are at work; later Redis loses everything, and it is restored."""
     run.rollback = True

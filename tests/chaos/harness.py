@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 import redis
-from confluent_kafka import KafkaException
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from agents.send import Outgoing, Route, Sender
 from agents.settings import Settings
@@ -154,9 +154,9 @@ class Application:
 
     # ---- workers
 
-    def launch(self) -> WorkerProcess:
-        """One more worker, which is not waited for."""
-        worker = WorkerProcess(self.folder, len(self.workers), self.environment, self.arguments)
+    def launch(self, arguments: Sequence[str] = ()) -> WorkerProcess:
+        """One more worker, which is not waited for; ``arguments``: others than usual for Python."""
+        worker = WorkerProcess(self.folder, len(self.workers), self.environment, arguments or self.arguments)
         self.workers.append(worker)
         worker.launch()
         return worker
@@ -243,6 +243,16 @@ class Application:
             return None
 
     # ---- what Kafka holds
+
+    def ends(self) -> dict[tuple[str, int], int]:
+        """The next offset to be written by (Kafka topic, partition), of partitions that hold anything."""
+        consumer = Consumer({"bootstrap.servers": self.kafka.brokers, "group.id": "ends", "log_level": 3})
+        try:
+            places = [(self.topic(name), n) for name in self.inputs for n in range(self.partitions)]
+            found = {at: consumer.get_watermark_offsets(TopicPartition(*at), timeout=20)[1] for at in places}
+        finally:
+            consumer.close()
+        return {at: end for at, end in found.items() if end}
 
     def log(self) -> list[Record]:
         """Every record of the input topics, per partition in order."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import msgspec
@@ -59,6 +59,14 @@ class Found:
     due: dict[int, dict[bytes, int]]
     other_keys: set[str]
 
+    def only(self, log: list[Record], left: dict[str, list[Left]], customers: Collection[bytes]) -> Found:
+        """What there is of some customers."""
+        states = {
+            number: {key: state for key, state in part.items() if key in customers}
+            for number, part in self.states.items()
+        }
+        return replace(self, log=log, left=left, states=states)
+
 
 @dataclass
 class Verdict:
@@ -81,16 +89,15 @@ class Verdict:
 
 def found(application: Application) -> Found:
     """Reads everything back from Kafka and Redis."""
-    settings = application.settings
-    log = application.log()
     left: dict[str, list[Left]] = {name: [] for name in WRITTEN}
     for record in application.read(WRITTEN):
         name = record.topic.removeprefix(application.prefix)
         left[name].append(Left(record.key, record.value, tuple(record.headers)))
-    ends: dict[tuple[str, int], int] = {}
-    for record in log:
-        at = record.topic, record.partition
-        ends[at] = max(ends.get(at, 0), record.offset + 1)
+    return replace(stored(application), log=application.log(), left=left)
+
+
+def stored(application: Application) -> Found:
+    """What Redis holds, and where the logs end; what the logs hold is not read."""
     partitions, states, due = {}, {}, {}
     with application.redis.client() as client:
         known = {f"{application.name}:layout"}
@@ -107,7 +114,33 @@ def found(application: Application) -> Found:
             due[number] = {key: int(at) for key, at in timers}
         keys: Any = client.keys(f"*{application.name}*")
         others = {key.decode() for key in keys} - known
-    return Found(settings, log, left, ends, application.offsets(), partitions, states, due, others)
+    return Found(
+        application.settings,
+        [],
+        {},
+        application.ends(),
+        application.offsets(),
+        partitions,
+        states,
+        due,
+        others,
+    )
+
+
+def check_stored(seen: Found, reference: Mapping[int, Held]) -> None:
+    """Checks that Redis holds, customer by customer and timer by timer, what an undisturbed run would."""
+    _all_applied(seen)
+    _timers(seen)
+    _whole_states(seen, reference)
+
+
+def check_sample(seen: Found, models: Known) -> None:
+    """Checks states and alerts of some customers against the oracle, by their own records."""
+    history = _History(seen)
+    _states(seen, history)
+    _identities(seen)
+    _positions(seen, history, models)
+    _sequences(seen)
 
 
 def check(application: Application, *, rollback: bool = False, models: Known | None = None) -> Verdict:
@@ -162,7 +195,7 @@ class _History:
         self.customers: dict[bytes, list[oracle.Read]] = defaultdict(list)
         self.partition: dict[bytes, int] = {}
         self.refused: Counter[tuple[str, int, int]] = Counter()
-        count = 1 + max(record.partition for record in seen.log)
+        count = len(seen.partitions)
         for record in seen.log:
             item = codec.decode(record)
             name = record.topic.removeprefix(prefix)
@@ -209,6 +242,7 @@ def _whole_states(seen: Found, reference: Mapping[int, Held]) -> None:
         partition = seen.partitions[number]
         assert partition == held.state, f"partition {number} differs: {partition} is not {held.state}"
         right = {key: (unpack_hot(raw), unpack_cold(held.cold.get(key))) for key, raw in held.hot.items()}
+        assert seen.states[number].keys() == right.keys(), f"partition {number} has other customers"
         wrong = {
             key: (_without_due(state), _without_due(right[key]))
             for key, state in seen.states[number].items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from agents.core import engine_of, usable
@@ -26,6 +26,8 @@ class Held:
     cold: dict[bytes, bytes] = field(default_factory=dict)
     due: dict[bytes, int] = field(default_factory=dict)
     out: list[Message] = field(default_factory=list)
+    sink: Callable[[Message], None] | None = None
+    """Where messages go instead of being kept, when there are too many."""
 
     def take(self, turn: Turn) -> None:
         """What a commit does."""
@@ -38,7 +40,11 @@ class Held:
         for key in turn.cleared:
             self.due.pop(key, None)
         self.due.update(turn.deadlines)
-        self.out += turn.out
+        if self.sink is None:
+            self.out += turn.out
+        else:
+            for message in turn.out:
+                self.sink(message)
 
 
 def codec_of(settings: Settings) -> Codec:
@@ -49,24 +55,34 @@ def codec_of(settings: Settings) -> Codec:
 
 
 def undisturbed(
-    settings: Settings, records: Iterable[Record], batch: int = 500, models: Known | None = None
+    settings: Settings,
+    records: Iterable[Record],
+    batch: int = 500,
+    models: Known | None = None,
+    sink: Callable[[Message], None] | None = None,
 ) -> dict[int, Held]:
     """By partition number, what must be there after a log of one input topic on the record clock, with these
-    snapshots in ``models`` from the beginning."""
+    snapshots in ``models`` from the beginning. Of the records, at most a batch of each partition is kept; with a
+    ``sink`` no message is."""
     assert settings.clock.mode == "record"
     assert len(settings.kafka.inputs) == 1
     engine = engine_of(settings)
     engine.adopt(usable(settings, models or Known()))
     codec = codec_of(settings)
     topic = settings.kafka.inputs[0]
+    held: dict[int, Held] = {}
     parts: dict[int, list[Record]] = {}
     for record in records:
-        parts.setdefault(record.partition, []).append(record)
-    held = {}
+        number = record.partition
+        if number not in held:
+            held[number] = Held(engine.open(None, number), sink=sink)
+        part = parts.setdefault(number, [])
+        part.append(record)
+        if len(part) == batch:
+            _apply(engine, codec, held[number], topic, part)
+            part.clear()
     for number, part in parts.items():
-        here = held[number] = Held(engine.open(None, number))
-        for first in range(0, len(part), batch):
-            _apply(engine, codec, here, topic, part[first : first + batch])
+        _apply(engine, codec, held[number], topic, part)
     return held
 
 
