@@ -19,13 +19,14 @@ Places = NDArray[np.int64]
 
 
 class Board:
-    """Customers in the order in which they were first seen. ``bought``: the day (since 1970, UTC) of the last
+    """Customers in the order in which they were first seen. ``uses``: whether a use counts like a purchase once one
+    has bought (``learning.activity``). ``bought``: the day (since 1970, UTC) of the last
     purchase, -1 before the first; ``opened``: who had an open complaint when last looked at."""
 
-    def __init__(self, overdue_hours: float, day_of: Callable[[int], int]) -> None:
+    def __init__(self, overdue_hours: float, day_of: Callable[[int], int], *, uses: bool = False) -> None:
         self.names: list[bytes] = []
         self.place: dict[bytes, int] = {}
-        self._overdue, self._day_of = overdue_hours, day_of
+        self._overdue, self._day_of, self._uses = overdue_hours, day_of, uses
         self._facts: Floats = np.zeros((0, 0))
         self._bought: Places = np.zeros(0, dtype=np.int64)
         self._opened: NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
@@ -54,7 +55,10 @@ class Board:
         self._grow(facts.shape[0])
         places = np.array([self.place[key] for key in wanted], dtype=np.int64)
         self._facts[:, places] = facts
-        self._bought[places] = [self._day_of(c.last_purchase) if c.orders else -1 for c in customers]
+        self._bought[places] = [
+            self._day_of(max(c.last_purchase, c.last_use if self._uses else 0)) if c.orders else -1
+            for c in customers
+        ]
         self._opened[places] = [bool(c.open_since) for c in customers]
 
     def inputs(self, places: Places, at: int) -> Inputs:

@@ -78,10 +78,14 @@ def _head(document: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"<p class=lead>{history['events']:,} events of {history['customers']:,} customers, {history['from']} to "
         f"{history['to']}. churnwatch read them day by day, as if each day were today. Here is what it would have said "
-        f"from {alerts['from']} on, and what really happened. <b>Left</b> means: no purchase for {horizon} days.</p>"
+        f"from {alerts['from']} on, and what really happened. <b>Left</b> means: no {_activity(document)} for {horizon} days.</p>"
     )
     yield "<div class=cards>"
-    yield _card(_share(alerts["precision"]), "of the warnings were right", "no purchase within the horizon")
+    yield _card(
+        _share(alerts["precision"]),
+        "of the warnings were right",
+        f"no {_activity(document)} within the horizon",
+    )
     yield _card(
         _share(alerts["recall"]),
         "of those who left were warned of",
@@ -351,18 +355,23 @@ def _reading(document: Mapping[str, Any]) -> Iterator[str]:
     yield _section("reading", "How this was measured")
     yield (
         f"<p>Warnings are judged on {alerts['silences']:,} silences that began from {alerts['from']} to {alerts['to']}; a "
-        f"silence begins with a purchase, and is lost when none follows within {horizon} days. One warning counts in each, "
-        "on customers who were active when warned. Days left: last purchase plus the horizon, minus the day of the warning. "
+        f"silence begins with a {_activity(document)}, and is lost when none follows within {horizon} days. One warning counts in each, "
+        f"on customers who were active when warned. Days left: last {_activity(document)} plus the horizon, minus the day of the warning. "
         f"A warning needs a probability of {alerts['thresholds']['medium']:.0%} (medium) or "
         f"{alerts['thresholds']['high']:.0%} (high), and a rise of {alerts['thresholds']['rise']:g} in log-odds since the "
         "last purchase.</p>"
         "<p>Nothing was learned, estimated or stated with knowledge of what came later. A label is learned when its horizon "
-        "has passed. A cut-off's day counts in full; churned means no purchase on the days after it, up to the horizon.</p>"
+        f"has passed. A cut-off's day counts in full; churned means no {_activity(document)} on the days after it, up to the horizon.</p>"
         "<p>All figures are in <code>report.json</code>.</p></section>"
     )
 
 
 # ---- small parts
+
+
+def _activity(document: Mapping[str, Any]) -> str:
+    """What ends a silence in this shop."""
+    return "purchase or use" if document["activity"] == "purchase_or_use" else "purchase"
 
 
 def _section(name: str, title: str) -> str:

@@ -40,6 +40,7 @@ def report(found: Found, name: str) -> dict[str, object]:
             "customers": len(found.names),
         },
         "horizon_days": horizon,
+        "activity": found.settings.learning.activity,
         "every_days": found.asked.every,
         "models": list(found.models),
         "churn": figures(found.cutoffs, found.models),

@@ -207,7 +207,11 @@ class _Pass:
         self._engine = engine_of(settings, "record")
         self._replay = Replay(self._engine)
         policy = settings.policy
-        self._board = Board(policy.complaint_overdue_hours, lambda at: at // DAY)
+        self._board = Board(
+            policy.complaint_overdue_hours,
+            lambda at: at // DAY,
+            uses=settings.learning.activity == "purchase_or_use",
+        )
         self._bought: list[tuple[Ints, int]] = []
         self._stated: list[Stated] = []
         self._warned: list[Warned] = []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import timedelta
 from itertools import groupby
 from pathlib import Path
 
@@ -10,11 +11,12 @@ import pytest
 from agents.backtest import lightgbm
 from agents.backtest.board import Board
 from agents.backtest.lessons import Lessons
+from agents.backtest.page import page
 from agents.backtest.replay import Replay
 from agents.backtest.report import alerts, report
 from agents.backtest.run import Asked, Found, NotEnough, replayed, run
 from agents.core import engine_of
-from agents.files import Reading, extent, read
+from agents.files import Reading, entry, extent, read
 from agents.send import Route, feed
 from agents.settings import Settings
 from alerts.policy import Policy
@@ -22,6 +24,7 @@ from features import matrix
 from features.customer import unpack_hot
 from features.shop import DAY
 from models.learning import Learning
+from streams import events as ev
 from streams import topics
 from streams.codec import Codec, Decoded
 from streams.message import Message, unpack
@@ -127,6 +130,34 @@ def test_everybody_is_scored_from_the_board_as_from_their_states(orders: Path) -
     for name, mine, theirs in zip(direct._fields, ours, direct, strict=True):
         assert mine.tolist() == theirs.tolist(), name
     assert board.bought.tolist() == [customer.last_purchase // DAY for customer in customers]
+
+
+def test_where_a_use_counts_as_activity_it_ends_a_silence_in_the_figures_too(orders: Path) -> None:
+    bought: list[ev.Event] = [
+        each.item.event for each in read(orders, READING, lambda _: None) if isinstance(each.item, Decoded)
+    ]
+    used: list[ev.Event] = [
+        ev.Use(id=f"u{n}-{week}", customer=f"c{n}", time=BEGIN + timedelta(days=61 + 7 * week + n / 10))
+        for n in range(0, 40, 2)
+        for week in range(20)
+    ]
+    entries = [entry(event) for event in sorted((*bought, *used), key=lambda event: event.time)]
+    span = entries[0].at, entries[-1].at
+    cutoff = START + 14
+    for activity, counting in (("purchase", {"purchase"}), ("purchase_or_use", {"purchase", "use"})):
+        learning = Learning(gate=50, activity=activity)  # type: ignore[arg-type]
+        settings = msgspec.structs.replace(SETTINGS, learning=learning)
+        of = run(entries, span, READING.codec, settings, Asked(HORIZON, 14, START), Lessons(settings))
+        (seen,) = (each for each in of.cutoffs if each.stated.day == cutoff)
+        days = {(each.customer, each.at // DAY) for each in entries if each.kind in counting}
+        right = [
+            not any((of.names[place].decode(), cutoff + later) in days for later in range(1, HORIZON + 1))
+            for place in seen.stated.customers.tolist()
+        ]
+        assert seen.churned.tolist() == right
+        document = report(of, "x")
+        assert document["activity"] == activity
+        assert ("no purchase or use for 28 days" in page(of, document)) == (activity == "purchase_or_use")
 
 
 def test_what_came_later_changes_nothing_at_a_cut_off(found: Found, tmp_path: Path) -> None:
