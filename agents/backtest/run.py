@@ -179,6 +179,13 @@ def _check_span(first: int, last: int, asked: Asked, cutoffs: list[int]) -> None
     span, horizon = last - first, asked.horizon
     if asked.start is not None:
         day, end = np.datetime64(asked.start, "D"), np.datetime64(last, "D")
+        if asked.start <= first:
+            begin = np.datetime64(first, "D")
+            raise NotEnough(
+                [
+                    f"nothing by the first cut-off ({day}): it begins on {begin}; name a day after that, or none"
+                ]
+            )
         days_left = f"{max(last - asked.start, 0):,} days from {day} to the end of the file ({end})"
         raise NotEnough([f"{days_left}; it takes {horizon}, so that there is a cut-off whose horizon passes"])
     raise NotEnough(

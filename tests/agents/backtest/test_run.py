@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import date, timedelta
 from itertools import groupby
 from pathlib import Path
 
@@ -219,6 +219,12 @@ def test_lightgbm_is_refitted_on_what_has_matured_and_nothing_later(
         stated = ours.stated.stated["lightgbm"]
         assert len(set(stated.tolist())) > 10
         assert stated.tolist() == theirs.stated.stated["lightgbm"].tolist()
+
+
+def test_a_first_cut_off_before_the_history_is_said_as_such(orders: Path) -> None:
+    for start in (0, BEGIN.toordinal() - date(1970, 1, 1).toordinal()):
+        with pytest.raises(NotEnough, match=r"nothing by the first cut-off .* it begins on 20\d\d-"):
+            backtested(orders, start)
 
 
 def test_a_file_that_is_too_short_is_said_with_what_is_missing(tmp_path: Path) -> None:
