@@ -64,7 +64,7 @@ def demo(
         code = run(call.settings, data=data, embedded=servers == "embedded", lines=plain, picture=picture)
     except DemoError as error:
         what, _, rest = str(error).partition("\n")
-        raise Failure(Code.FAILED, what, rest) from error
+        raise Failure(error.code, what, rest) from error
     except FileError as error:
         raise Failure(Code.INPUT, "The file cannot be played.", str(error)) from error
     if code:

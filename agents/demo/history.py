@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agents import datasets
+from agents.failure import Code
 from agents.files import Entry, Reading, Refusal, entry, read, span
 from agents.simulator import Departure, simulate
 from streams import topics
@@ -24,7 +25,11 @@ _NO_CATEGORY = frozenset({"COUPON", "COUPON/MISC ITEMS", "COUPONS/STORE & MFG", 
 
 
 class DemoError(Exception):
-    """The demo cannot go on; the message says why and what to do."""
+    """The demo cannot go on; the message says why and what to do, ``code`` is the exit code."""
+
+    def __init__(self, message: str, code: int = Code.FAILED) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 @dataclass
@@ -77,12 +82,15 @@ def source(
             title = f"Complete Journey: {who} of a grocery chain's panel, 2017"
             return Source(title, purchases, lambda _: _groceries(*parts, zone, tenth=tenth))
     except datasets.DatasetError as error:
-        raise DemoError(f"{error}\nWithout it: make demo DATA=simulated, or DATA=path/to/your.csv") from error
+        raise DemoError(
+            f"{error}\nWithout it: make demo DATA=simulated, or DATA=path/to/your.csv", Code.INPUT
+        ) from error
     own = Path(data)
     if not own.is_file():
         names = ", ".join(NAMES)
         raise DemoError(
-            f"There is no file {data!r}. DATA is {names}, or the path of a CSV, NDJSON or Parquet file."
+            f"There is no file {data!r}. DATA is {names}, or the path of a CSV, NDJSON or Parquet file.",
+            Code.INPUT,
         )
     return Source(f"your file {own}", purchases, lambda tell: _file(own, Reading(codec, zone), tell))
 
@@ -101,7 +109,7 @@ def _file(path: Path, reading: Reading, tell: Callable[[str], None], *, tenth: b
     # A file that is not sorted is refused before anything of it is played.
     rows = span(path, reading)
     if rows.first is None or rows.last is None:
-        raise DemoError(f"{path} holds no event that can be played.")
+        raise DemoError(f"{path} holds no event that can be played.", Code.INPUT)
     found = History((), rows.first, rows.last)
 
     def refuse(refusal: Refusal) -> None:

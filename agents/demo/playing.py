@@ -28,6 +28,7 @@ from agents.demo.history import DemoError, History, Source
 from agents.demo.messages import Bought, Ended, Failed, Logged, Measured, Message, Opened, Said
 from agents.demo.tempo import LEAD, Tempo, comfortable
 from agents.embedded import PARTITIONS, Embedded, die_with_parent
+from agents.failure import Code
 from agents.files import Entry, FileError
 from agents.send import Outgoing, Route, Sender, SendError, feed
 from agents.settings import Clock, Settings
@@ -257,7 +258,14 @@ class Play:
 
 def _explained(error: Exception) -> DemoError:
     what = error.args[0].str() if isinstance(error, KafkaException) else str(error)
-    return DemoError(f"A server did not do what it was asked: {what} Are Kafka and Redis still there?")
+    code = (
+        Code.KAFKA
+        if isinstance(error, KafkaException | SendError)
+        else Code.REDIS
+        if isinstance(error, redis.RedisError)
+        else Code.FAILED
+    )
+    return DemoError(f"A server did not do what it was asked: {what} Are Kafka and Redis still there?", code)
 
 
 def _create(settings: Settings, names: list[str]) -> None:
@@ -269,7 +277,8 @@ def _create(settings: Settings, names: list[str]) -> None:
     except KafkaException as error:
         raise DemoError(
             f"Kafka at {brokers} does not answer: {error.args[0].str()}. Check kafka.brokers and its security "
-            "settings, or leave --servers away: the demo then brings its own."
+            "settings, or leave --servers away: the demo then brings its own.",
+            Code.KAFKA,
         ) from error
     try:
         with redis.Redis.from_url(settings.redis.url, **settings.redis.options()) as client:
@@ -277,7 +286,8 @@ def _create(settings: Settings, names: list[str]) -> None:
     except redis.RedisError as error:
         raise DemoError(
             f"Redis does not answer: {error}. Check redis.url and its security settings, or leave --servers away: "
-            "the demo then brings its own."
+            "the demo then brings its own.",
+            Code.REDIS,
         ) from error
     single = {settings.kafka.topic(name) for name in topics.SINGLE}
     wanted = [
@@ -288,7 +298,7 @@ def _create(settings: Settings, names: list[str]) -> None:
         try:
             future.result(30)
         except KafkaException as error:
-            raise DemoError(f"Cannot create the topic {name}: {error.args[0].str()}") from error
+            raise DemoError(f"Cannot create the topic {name}: {error.args[0].str()}", Code.KAFKA) from error
 
 
 def _free_port() -> int:
@@ -395,7 +405,11 @@ class WorkerProcess:
         if code is None:
             return
         how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-        raise DemoError(f"The worker {how}; the demo cannot go on without it.{self.last_words()}")
+        # The worker's own code says what befell it; of a signal, or of codes that are no errors, nothing is known.
+        known = (
+            code if code in {Code.USAGE, Code.REDIS, Code.KAFKA, Code.POISONED, Code.PORT} else Code.FAILED
+        )
+        raise DemoError(f"The worker {how}; the demo cannot go on without it.{self.last_words()}", known)
 
     def until_ready(self, seconds: float) -> None:
         """Waits until every partition is claimed. Raises DemoError."""

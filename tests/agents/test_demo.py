@@ -21,6 +21,7 @@ from agents import datasets
 from agents.datasets import DatasetError
 from agents.demo import DemoError
 from agents.demo.history import History, Source, source
+from agents.failure import Code
 from streams.codec import Codec
 from tests.servers import KafkaServer, RedisServer, wait_until
 
@@ -100,7 +101,7 @@ def test_ctrl_c_ends_it_within_five_seconds_and_leaves_nothing_behind() -> None:
 def test_a_file_that_is_not_there_says_what_data_may_be() -> None:
     with demo("--data", "nothing.csv") as process:
         said, _ = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == Code.INPUT
     assert "There is no file 'nothing.csv'. DATA is cdnow, cdnow-all, groceries" in said
     assert "Traceback" not in said
 
@@ -120,7 +121,7 @@ def test_a_kafka_that_does_not_answer_is_named(tmp_path: Path) -> None:
         "--data", "examples/orders.csv", "--servers", "given", CHURNWATCH_KAFKA__BROKERS="127.0.0.1:1"
     ) as process:
         said, _ = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == Code.KAFKA
     assert "Kafka at 127.0.0.1:1 does not answer" in said
     assert "leave --servers away" in said
 
@@ -129,7 +130,7 @@ def test_a_redis_that_does_not_answer_is_named_and_no_topic_is_left(kafka: Kafka
     servers = {"CHURNWATCH_KAFKA__BROKERS": kafka.brokers, "CHURNWATCH_REDIS__URL": "redis://127.0.0.1:1/0"}
     with demo("--data", "examples/orders.csv", "--servers", "given", **servers) as process:
         said, _ = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == Code.REDIS
     assert "Redis does not answer" in said
     assert "Traceback" not in said
     assert not [name for name in kafka.admin().list_topics().topics if name.startswith("demo-")]

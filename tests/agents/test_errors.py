@@ -26,7 +26,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 import agents.commands.kafka
 import agents.commands.states
 import agents.worker
-from agents import failure, logs
+from agents import failure, logs, start
 from agents.failure import Code, Unrecoverable
 from agents.store import Layout
 from tests.agents.command_line import CommandLine, Said
@@ -518,6 +518,22 @@ def test_ctrl_c_ends_every_command_with_130_and_without_a_traceback(tmp_path: Pa
             said = end(process, 30)
             code = Code.DONE if "--follow" in call else Code.INTERRUPTED
             assert (said.code, "Traceback" in said.err) == (code, False), (call, said)
+
+
+def test_ctrl_c_while_it_is_loaded_ends_it_with_130_and_without_a_word(tmp_path: Path) -> None:
+    """A package that it needs is never done with loading."""
+    (tmp_path / "typer.py").write_text("import time\nprint('loading', flush=True)\ntime.sleep(600)\n")
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import sys; from agents.start import main; sys.exit(main())"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "loading\n"
+    process.send_signal(signal.SIGINT)
+    said = end(process, 30)
+    assert (said.code, said.err) == (Code.INTERRUPTED, "")
+    assert start.INTERRUPTED == Code.INTERRUPTED
 
 
 def test_a_broker_that_goes_away_is_told_to_who_sends_and_to_who_follows(
