@@ -1,6 +1,6 @@
 -- A partition number as it stands at one commit, for a backup that is read little by little while workers go on.
 -- From `begin` to `end` commit.lua puts aside what it overwrites; the key expires when whoever reads is gone.
--- KEYS  meta, hot, cold, due, out, aside, parked
+-- KEYS  meta, hot, cold, due, out, aside, parked, gone
 -- ARGV  'begin', token, milliseconds that the key lives, or 'end', token
 if ARGV[1] == 'begin' then
   local other = redis.call('HGET', KEYS[6], '#token')
@@ -17,10 +17,10 @@ if ARGV[1] == 'begin' then
   return {
     'OK', redis.call('HGETALL', KEYS[1]), redis.call('HLEN', KEYS[2]), redis.call('HLEN', KEYS[3]),
     redis.call('ZCARD', KEYS[4]), redis.call('XLEN', KEYS[5]), newest(KEYS[5]), redis.call('XLEN', KEYS[7]),
-    newest(KEYS[7]),
+    newest(KEYS[7]), redis.call('HLEN', KEYS[8]),
   }
 end
-local kept = redis.call('HMGET', KEYS[6], '#token', '#commits', '#erased')
+local kept = redis.call('HMGET', KEYS[6], '#token', '#commits')
 if kept[1] ~= ARGV[2] then return {'GONE', ''} end
 redis.call('UNLINK', KEYS[6])
-return {'OK', kept[2], redis.call('HGET', KEYS[1], 'done') or '0', kept[3] or '0'}
+return {'OK', kept[2], redis.call('HGET', KEYS[1], 'done') or '0'}

@@ -89,6 +89,7 @@ class Begin(msgspec.Struct, frozen=True, array_like=True, tag="begin"):
     due: int
     out: int
     parked: int
+    gone: int
 
 
 class Hot(msgspec.Struct, frozen=True, array_like=True, tag="hot"):
@@ -109,6 +110,12 @@ class Due(msgspec.Struct, frozen=True, array_like=True, tag="due"):
     pairs: list[tuple[bytes, int]]
 
 
+class Gone(msgspec.Struct, frozen=True, array_like=True, tag="gone"):
+    """Who had been erased by then, by keyed hashes: see ``agents.suppression``."""
+
+    pairs: list[tuple[bytes, bytes]]
+
+
 class Out(msgspec.Struct, frozen=True, array_like=True, tag="out"):
     """Messages of the outbox by their ids; without those that the brokers have acknowledged meanwhile."""
 
@@ -122,10 +129,7 @@ class Parked(msgspec.Struct, frozen=True, array_like=True, tag="parked"):
 
 
 class End(msgspec.Struct, frozen=True, array_like=True, tag="end"):
-    """The partition that was begun is complete. ``erased``: customers who were erased while it was read, so that they
-    may be in it or not."""
-
-    erased: int = 0
+    """The partition that was begun is complete."""
 
 
 class Last(msgspec.Struct, frozen=True, array_like=True, tag="last"):
@@ -134,7 +138,7 @@ class Last(msgspec.Struct, frozen=True, array_like=True, tag="last"):
     sha256: bytes
 
 
-Frame: TypeAlias = Begin | Hot | Cold | Due | Out | Parked | End | Last
+Frame: TypeAlias = Begin | Hot | Cold | Due | Gone | Out | Parked | End | Last
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Frame).decode
@@ -355,7 +359,7 @@ class _Picture:
         self._aside = store.aside(number)
         meta, self._hot, self._cold, self._due, self._out = store.keys(number)
         self._keys = [
-            meta, self._hot, self._cold, self._due, self._out, self._aside, store.parked(number),
+            meta, self._hot, self._cold, self._due, self._out, self._aside, store.parked(number), store.gone(number),
         ]  # fmt: skip
         self._script = store.redis.register_script(
             (importlib.resources.files("agents") / "backup.lua").read_text()
@@ -396,7 +400,7 @@ class _Picture:
         done = int(meta.get(b"done", b"0"))
         begin = Begin(
             self._store.application, self._number, meta,
-            hot=answer[2], cold=answer[3], due=answer[4], out=answer[5], parked=answer[7],
+            hot=answer[2], cold=answer[3], due=answer[4], out=answer[5], parked=answer[7], gone=answer[9],
         )  # fmt: skip
         write(begin)
         async for frame in self._frames(answer[6], answer[8]):
@@ -407,15 +411,19 @@ class _Picture:
             raise _Moved("what commits had put aside is gone")
         if int(ended[2]) - done != int(ended[1]):
             raise _Moved("not every commit put aside what it overwrote")
-        write(End(int(ended[3] or 0)))
+        write(End())
 
-    async def _frames(self, out: bytes, parked: bytes) -> AsyncIterator[Hot | Cold | Due | Out | Parked]:
+    async def _frames(
+        self, out: bytes, parked: bytes
+    ) -> AsyncIterator[Hot | Cold | Due | Gone | Out | Parked]:
         async for some in self._scan(b"h", self._hot):
             yield Hot(some)
         async for some in self._scan(b"c", self._cold):
             yield Cold(some)
         async for some in self._scan(b"d", self._due):
             yield Due([(key, int(value)) for key, value in some])
+        async for some in self._scan(b"g", self._keys[7]):
+            yield Gone(some)
         # In the end what was put aside, of which the readings above may not have seen all: what was removed since.
         cursor = 0
         while True:
@@ -427,6 +435,8 @@ class _Picture:
                 yield Cold(cold)
             if due := [(k[1:], int(float(v))) for k, v in was.items() if k[:1] == b"d"]:
                 yield Due(due)
+            if gone := [(k[1:], v) for k, v in was.items() if k[:1] == b"g"]:
+                yield Gone(gone)
             if not cursor:
                 break
         # Entries of a stream never change: those up to the newest of then, without what has left since.

@@ -47,9 +47,12 @@ if redis.call('EXISTS', KEYS[6]) == 1 then
   aside('d', 'ZMSCORE', KEYS[4], at + hots + colds + cleared + 1, timers, 2)
   if tail <= #ARGV then
     local erased = tonumber(ARGV[tail])
+    local gone = tail
+    for _ = 1, 3 do gone = gone + 1 + tonumber(ARGV[gone]) end
     aside('h', 'HMGET', KEYS[2], tail + 1, erased, 1)
     aside('c', 'HMGET', KEYS[3], tail + 1, erased, 1)
     aside('d', 'ZMSCORE', KEYS[4], tail + 1, erased, 1)
+    aside('g', 'HMGET', KEYS[8], gone + 1, tonumber(ARGV[gone]), 2)
   end
 end
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import importlib.resources
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
-from agents.backup import Begin, Cold, Damaged, Due, End, Frame, Header, Hot, Out, Parked
+from agents.backup import Begin, Cold, Damaged, Due, End, Frame, Gone, Header, Hot, Out, Parked
 from agents.ownership import RESTORING
 from agents.store import Claimed, Fenced, Layout, Store
 from streams.message import unpack
@@ -25,7 +25,19 @@ LIFE: Final = 600_000
 """Milliseconds that what is loaded beside lives without more being loaded."""
 LOCK: Final = 60_000
 """Milliseconds after which a restore that was killed no longer keeps the next one waiting."""
-PARTS: Final = ("meta", "hot", "cold", "due", "out", "parked")
+PARTS: Final = ("meta", "hot", "cold", "due", "out", "parked", "gone")
+
+
+class Erased(Protocol):
+    """Who was erased since a backup; see ``agents.suppression.ErasedSince``."""
+
+    def listed(self, customer: bytes) -> bool:
+        """Whether a customer was ever erased."""
+        ...
+
+    def since(self, customer: bytes, gone: Mapping[bytes, bytes]) -> bool:
+        """Whether it was after the backup, in which ``gone`` is the list of the partition."""
+        ...
 
 
 class NotEmpty(Exception):
@@ -66,14 +78,14 @@ class _Before(msgspec.Struct):
 
 
 class Restoring:
-    """One restore. ``open``: gives the store of an application by its name; ``erased``: whether a customer must not
-    come back; ``replace``: whether something may be there already."""
+    """One restore. ``open``: gives the store of an application by its name; ``erased``: who must not come
+    back; ``replace``: whether something may be there already."""
 
     def __init__(
         self,
         header: Header,
         stores: Sequence[Store],
-        erased: Callable[[bytes], bool],
+        erased: Erased,
         *,
         replace: bool,
     ) -> None:
@@ -156,7 +168,7 @@ class Restoring:
             (self._stores[name], key)
             for name, layout in self._header.stores.items()
             for number in range(layout.partitions)
-            for key in (*self._stores[name].keys(number), self._stores[name].parked(number))
+            for key in _places(self._stores[name], number)
         ]
         return [key for store, key in keys if await self._ask(partial(store.redis.exists, key))]
 
@@ -194,7 +206,7 @@ class Restoring:
                 case End():
                     if loader is None:
                         raise Damaged("A partition ends that has not begun.")
-                    await loader.end(frame)
+                    await loader.end()
                     self._counts[store.application, number] = loader.counts
                     if store is self._first:
                         self.done.partitions += 1
@@ -202,7 +214,7 @@ class Restoring:
                         self.done.waiting += loader.counts[3]
                         self.done.erased += len(loader.left_out)
                     loader = None
-                case Hot() | Cold() | Due() | Out() | Parked():
+                case Hot() | Cold() | Due() | Gone() | Out() | Parked():
                     if loader is None:
                         raise Damaged("It holds customers of no partition.")
                     await loader.add(frame)
@@ -217,14 +229,8 @@ class Restoring:
         for (name, number), counts in self._counts.items():
             await self._stay()
             store = self._stores[name]
-            keys = [
-                *store.keys(number),
-                store.aside(number),
-                store.parked(number),
-                *self._beside(store, number),
-            ]
-            # Something is there where workers were, or where a restore that was killed has put it.
-            args = [self._token, *counts, "replace"]
+            keys = [*_places(store, number), *self._beside(store, number), store.aside(number)]
+            args = [self._token, *counts]
             answer = await self._ask(partial(self._switch, keys=keys, args=args))
             if answer[0] == b"GONE" and await self._is_there(store, number):
                 continue  # the answer was lost, and it was asked again
@@ -256,7 +262,7 @@ class Restoring:
         before = self._before.layouts.get(store.application)
         first = layout.partitions if layout else 0
         for number in range(first, before.partitions if before else 0):
-            keys = [*store.keys(number), store.aside(number), store.parked(number)]
+            keys = [*_places(store, number), store.aside(number)]
             await self._ask(partial(store.redis.unlink, *keys))
 
     # ---- the end
@@ -293,84 +299,102 @@ class Restoring:
 
 
 class _Loader:
-    """One partition number, loaded beside its place. ``left_out``: customers who have been erased."""
+    """One partition number, loaded beside its place. ``left_out``: customers who have been erased since."""
 
-    def __init__(
-        self, store: Store, keys: Sequence[str], token: str, erased: Callable[[bytes], bool]
-    ) -> None:
+    def __init__(self, store: Store, keys: Sequence[str], token: str, erased: Erased) -> None:
         self._store = store
         self._keys = list(keys)
         self._token = token
         self._erased = erased
         self._begin: Begin | None = None
+        self._gone: dict[bytes, bytes] = {}
+        self._listed: set[bytes] = set()
+        self._about: dict[bytes, list[tuple[str, bytes]]] = {}
         self.left_out: set[bytes] = set()
-        self.counts = [0] * 5
+        self.counts = [0] * 6
 
     async def begin(self, begin: Begin) -> None:
+        """The partition begins."""
         self._begin = begin
         # No owner, and a version that nobody has read: whoever commits has to claim first.
-        meta = {k: v for k, v in begin.meta.items() if k not in {b"gen", b"inc"}} | {
-            b"ver": self._token.encode()
-        }
-
+        meta = {k: v for k, v in begin.meta.items() if k not in {b"gen", b"inc"}}
+        meta[b"ver"] = self._token.encode()
         await self._store.ask("restore", partial(self._store.redis.unlink, *self._keys))
         await self._write(lambda pipeline: pipeline.hset(self._keys[0], mapping=meta))
 
-    async def add(self, frame: Hot | Cold | Due | Out | Parked) -> None:
-        _, hot, cold, due, out, parked = self._keys
-        if isinstance(frame, Out | Parked):
-            key = out if isinstance(frame, Out) else parked
-            entries = [(ident, raw) for ident, raw in frame.entries if not self._concerns_erased(raw)]
+    async def add(self, frame: Hot | Cold | Due | Gone | Out | Parked) -> None:
+        """More of it."""
+        _, hot, cold, due, out, parked, gone = self._keys
+        match frame:
+            case Hot(pairs):
+                self._listed |= {customer for customer, _ in pairs if self._erased.listed(customer)}
+                await self._write(lambda pipeline: pipeline.hset(hot, mapping=dict(pairs)))
+            case Cold(pairs):
+                await self._write(lambda pipeline: pipeline.hset(cold, mapping=dict(pairs)))
+            case Due(deadlines):
+                await self._write(lambda pipeline: pipeline.zadd(due, dict(deadlines)))
+            case Gone(pairs):
+                self._gone |= dict(pairs)
+                await self._write(lambda pipeline: pipeline.hset(gone, mapping=dict(pairs)))
+            case Out(entries):
+                await self._append(out, entries)
+            case Parked(entries):
+                await self._append(parked, entries)
 
-            # Asked again after a lost answer, what is there already would be refused: ids only grow.
-            newest: Any = await self._store.ask("restore", lambda: self._store.redis.xrevrange(key, count=1))
-            last = _place(newest[0][0]) if newest else (-1, -1)
-
-            def write_entries(pipeline: Any) -> None:
-                for ident, raw in entries:
-                    if _place(ident) > last:
-                        pipeline.xadd(key, {"m": raw}, id=ident)
-
-            await self._write(write_entries)
-            return
-        kept: dict[bytes, Any] = {}
-        for customer, value in frame.pairs:
-            if self._erased(customer):
-                self.left_out.add(customer)
-            else:
-                kept[customer] = value
-        if not kept:
-            return
+    async def _append(self, key: str, entries: Sequence[tuple[bytes, bytes]]) -> None:
+        for ident, raw in entries:
+            customer = unpack(raw).key
+            if customer is not None and self._erased.listed(customer):
+                self._about.setdefault(customer, []).append((key, ident))
+        # Asked again after a lost answer, what is there already would be refused: ids only grow.
+        newest: Any = await self._store.ask("restore", lambda: self._store.redis.xrevrange(key, count=1))
+        last = _place(newest[0][0]) if newest else (-1, -1)
 
         def write(pipeline: Any) -> None:
-            if isinstance(frame, Due):
-                pipeline.zadd(due, kept)
-            else:
-                pipeline.hset(hot if isinstance(frame, Hot) else cold, mapping=kept)
+            for ident, raw in entries:
+                if _place(ident) > last:
+                    pipeline.xadd(key, {"m": raw}, id=ident)
 
         await self._write(write)
 
-    async def end(self, end: End) -> None:
-        """Whether all of it is there. Raises ``Damaged``."""
-        assert self._begin is not None
+    async def end(self) -> None:
+        """Whether all of it is there, and without whom it must be. Raises ``Damaged``."""
+        begin = self._begin
+        assert begin is not None
+        found = await self._counted()
+        if found[:3] + found[5:] != [begin.hot, begin.cold, begin.due, begin.gone]:
+            raise Damaged(
+                f"Partition {begin.partition} of {begin.store} has {found[0]:,} customers, {found[1]:,} cold parts, "
+                f"{found[2]:,} deadlines and {found[5]:,} on its list of who was erased, and had {begin.hot:,}, "
+                f"{begin.cold:,}, {begin.due:,} and {begin.gone:,} when it was taken."
+            )
+        self.left_out = {customer for customer in self._listed if self._erased.since(customer, self._gone)}
+        _, hot, cold, due, *_ = self._keys
+
+        def leave_out(pipeline: Any) -> None:
+            some = sorted(self.left_out)
+            pipeline.hdel(hot, *some)
+            pipeline.hdel(cold, *some)
+            pipeline.zrem(due, *some)
+
+        if self.left_out:
+            await self._write(leave_out)
+        for customer, messages in self._about.items():
+            if self._erased.since(customer, self._gone):
+                for key, ident in messages:
+                    await self._store.ask("restore", partial(self._store.redis.xdel, key, ident))
+        self.counts = await self._counted()
+
+    async def _counted(self) -> list[int]:
+        _, hot, cold, due, out, parked, gone = self._keys
         pipeline = self._store.redis.pipeline(transaction=False)
-        _, hot, cold, due, out, parked = self._keys
         pipeline.hlen(hot)
         pipeline.hlen(cold)
         pipeline.zcard(due)
         pipeline.xlen(out)
         pipeline.xlen(parked)
-        self.counts = list(await self._store.ask("restore", pipeline.execute))
-        found = self.counts[0] + len(self.left_out)
-        if not self._begin.hot - end.erased <= found <= self._begin.hot:
-            raise Damaged(
-                f"Partition {self._begin.partition} of {self._begin.store} has {self.counts[0]:,} customers, and had "
-                f"{self._begin.hot:,} when it was taken."
-            )
-
-    def _concerns_erased(self, raw: bytes) -> bool:
-        key = unpack(raw).key
-        return key is not None and self._erased(key)
+        pipeline.hlen(gone)
+        return list(await self._store.ask("restore", pipeline.execute))
 
     async def _write(self, write: Callable[[Any], None]) -> None:
         async def once() -> None:
@@ -381,6 +405,11 @@ class _Loader:
             await pipeline.execute()
 
         await self._store.ask("restore", once)
+
+
+def _places(store: Store, number: int) -> list[str]:
+    """The keys that are put in place, in the order of ``PARTS``."""
+    return [*store.keys(number), store.parked(number), store.gone(number)]
 
 
 def _place(ident: bytes) -> tuple[int, int]:

@@ -46,22 +46,6 @@ def unpacked(stored: Mapping[bytes, bytes]) -> dict[bytes, Entry]:
     return {digest: _unpack(raw) for digest, raw in stored.items() if digest != SECRET}
 
 
-def merged(one: Mapping[bytes, bytes], other: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
-    """Two states of ``gone`` in one, such as that of a backup and what is there: of each customer the latest instant.
-    Raises ``LayoutRefused`` where they were made with different secrets."""
-    if SECRET in one and SECRET in other and one[SECRET] != other[SECRET]:
-        raise LayoutRefused(
-            "The two lists of forgotten customers were made with different secrets (privacy.key), so that they cannot "
-            "be told to name the same: neither was changed. Restore with the secret that the backup was made with."
-        )
-    entries = unpacked(one)
-    for digest, each in unpacked(other).items():
-        if digest not in entries or entries[digest].until < each.until:
-            entries[digest] = each
-    secret = one.get(SECRET) or other.get(SECRET)
-    return {} if secret is None else packed(entries, secret.decode())
-
-
 Waiting: TypeAlias = dict[bytes, tuple[list[bytes], list[bytes]]]
 """Of customers, the ids of messages that wait to leave, and of those that no broker takes."""
 
@@ -73,6 +57,26 @@ class Carried(NamedTuple):
     unparked: Sequence[bytes] = ()
     gone: Mapping[bytes, bytes] = {}
     out: Sequence[Message] = ()
+
+
+class ErasedSince:
+    """Who must not come back with a backup: who is on the list, and was not when the backup was taken."""
+
+    def __init__(self, forgotten: Forgotten | None) -> None:
+        self._forgotten = forgotten
+
+    def listed(self, customer: bytes) -> bool:
+        """Whether a customer was ever erased. (Who came back afterwards is known anew, and may stay.)"""
+        return self._forgotten is not None and self._forgotten.of(customer) is not None
+
+    def since(self, customer: bytes, gone: Mapping[bytes, bytes]) -> bool:
+        """Whether it was after the backup, whose own list is ``gone``."""
+        known = self._forgotten
+        entry = known.of(customer) if known is not None else None
+        if known is None or entry is None:
+            return False
+        then = gone.get(known.digest(customer))
+        return then is None or _unpack(then).until < entry.until
 
 
 class Suppression:

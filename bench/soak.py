@@ -126,7 +126,7 @@ class Soak(Run):
     """One run: as those of the fault tests, with a load that does not wait for anybody."""
 
     load: Load = field(kw_only=True)
-    patience: float = 240.0
+    patience: float = 600.0
 
     def __post_init__(self) -> None:
         self.random = Random(self.seed)
@@ -358,8 +358,9 @@ def _run(
         load.start()
         tell("measuring the capacity", 0.0)
         capacity = _capacity(run, plan)
-        load.rate = min(plan.share * capacity, plan.most)
+        load.rate = 1.0
         run.until(lambda: _behind(application, load) < plan.ahead / 10, "what was ahead is caught up")
+        load.rate = min(plan.share * capacity, plan.most)
         watch = Watch(application, load)
         watchers = watch.start()
         run.began, offered = time.monotonic(), load.sent

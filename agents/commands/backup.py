@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from agents.backup import Frame, Header
     from agents.restoring import Restored
     from agents.store import Store
+    from agents.suppression import ErasedSince
 
 EPILOG_BACKUP = examples(
     "churnwatch backup shop-2026-06-30.backup               workers go on meanwhile",
@@ -249,8 +250,7 @@ def _load(call: Shell, header: Header, frames: Iterator[Frame], replace: bool) -
     async def run() -> Restored:
         stores = _stores(settings)
         try:
-            # Who was erased since is removed again by whoever claims the partition.
-            work = restoring.Restoring(header, stores, lambda _customer: False, replace=replace)
+            work = restoring.Restoring(header, stores, await _erased(call, stores[0]), replace=replace)
             return await work.run(frames, lambda: None)
         finally:
             for store in stores:
@@ -288,6 +288,24 @@ def _load(call: Shell, header: Header, frames: Iterator[Frame], replace: bool) -
             f"{str(e).rstrip('.')}. No worker starts on it.",
             "Run the same restore again: it begins anew.",
         ) from e
+
+
+async def _erased(call: Shell, store: Store) -> ErasedSince:
+    """Who must not come back. Where Kafka does not tell, whoever claims the partitions removes them again."""
+    from agents.core import forgotten_of  # noqa: PLC0415
+    from agents.suppression import ErasedSince, Suppression  # noqa: PLC0415
+    from agents.transport import LogAway  # noqa: PLC0415
+
+    settings = call.settings
+    forgotten = forgotten_of(settings)
+    try:
+        await Suppression(settings.kafka, settings.application, store, forgotten).read_topic()
+    except LogAway as e:
+        call.err.print(
+            f"Who was erased since the backup is not known here ({e}): the workers will remove them when they start.",
+            markup=False,
+        )
+    return ErasedSince(forgotten)
 
 
 def _tell(call: Shell, header: Header, restored: Restored) -> None:

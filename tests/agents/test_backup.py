@@ -19,12 +19,16 @@ from agents.backup import BackupFailed, Begin, Damaged, Frame, Header, Writer, r
 from agents.ownership import RESTORING
 from agents.restoring import Restoring
 from agents.store import Claimed, Layout, Lease, Outcome, Store, Write, connect, trainer_of
+from agents.suppression import SECRET, ErasedSince, packed
+from alerts.forgotten import Entry, Forgotten
 from streams.message import Message, pack, unpack
 from tests.agents.command_line import CommandLine
 from tests.agents.test_store import Address, address
 from tests.servers import RedisServer, wait_until
 
 PARTITIONS = 2
+NOBODY = ErasedSince(None)
+NONE: set[bytes] = set()
 NOW = 1_700_000_000_000_000
 
 
@@ -35,6 +39,7 @@ class State:
         self.hot: dict[bytes, bytes] = {}
         self.cold: dict[bytes, bytes] = {}
         self.due: dict[bytes, int] = {}
+        self.gone: dict[bytes, bytes] = {}
         self.offset = 0
         self.part = b""
 
@@ -72,9 +77,10 @@ class Life:
         known = sorted(self.now.hot)
         some = set(self.random.sample(known, min(20, len(known))))
         some |= {b"new-%d-%d" % (self.commits, i) for i in range(3)}
-        await self.commit(some, cleared=set(self.random.sample(sorted(self.now.due), 5)))
+        erased = set(self.random.sample(known, 1)) - some if self.commits % 3 == 0 else set()
+        await self.commit(some, set(self.random.sample(sorted(self.now.due), 5)) - erased, erased)
 
-    async def commit(self, customers: set[bytes], cleared: set[bytes]) -> None:
+    async def commit(self, customers: set[bytes], cleared: set[bytes], erased: set[bytes] = NONE) -> None:
         self.commits += 1
         said = b"%d" % self.commits
         write = Write(
@@ -84,9 +90,15 @@ class Life:
             deadlines=dict.fromkeys(customers - cleared, NOW + self.commits),
             cleared=sorted(cleared),
             out=[pack(Message("alerts", b"c1", said))],
+            erased=sorted(erased),
+            gone={b"digest of " + customer: said for customer in erased},
         )
         outcome = await self.store.commit(self.lease, self.lease.version, "t", self.commits, write)
         assert outcome is Outcome.COMMITTED
+        for customer in erased:
+            for part in (self.now.hot, self.now.cold, self.now.due):
+                part.pop(customer, None)
+        self.now.gone |= write.gone
         self.now.hot |= write.hot
         self.now.cold |= write.cold
         for customer in cleared:
@@ -102,6 +114,7 @@ async def stored(store: Store, number: int) -> State:
     found = State()
     said = await store.redis.hgetall(meta)
     found.hot, found.cold = await store.redis.hgetall(hot), await store.redis.hgetall(cold)
+    found.gone = await store.redis.hgetall(store.gone(number))
     found.due = {k: int(v) for k, v in await store.redis.zrange(due, 0, -1, withscores=True)}
     found.offset, found.part = int(said[b"off:t"]), said[b"part"]
     return found
@@ -124,6 +137,8 @@ def gathered(frames: list[Frame]) -> tuple[dict[int, Begin], dict[int, State]]:
                 now.cold |= dict(pairs)
             case backup.Due(pairs):
                 now.due |= dict(pairs)
+            case backup.Gone(pairs):
+                now.gone |= dict(pairs)
     return begun, states
 
 
@@ -209,6 +224,7 @@ def test_each_partition_is_as_it_stood_at_one_commit_while_customers_change(
             begin, state = begun[life.number], states[life.number]
             assert state == life.at[begin.meta[b"ver"]]
             assert (begin.hot, begin.cold, begin.due) == (len(state.hot), len(state.cold), len(state.due))
+            assert begin.gone == len(state.gone)
             assert not await reader.redis.exists(reader.aside(life.number)), "nothing is put aside any more"
 
     opened.run(body())
@@ -347,7 +363,7 @@ def a_file(application: str = "app") -> bytes:
         application=application, taken="now", release="1", stores={application: Layout(1, "record")}
     )
     writer = Writer(out, header)
-    writer.write(Begin(application, 0, {b"off:t": b"3", b"part": b"p"}, 2, 1, 1, 0, 0))
+    writer.write(Begin(application, 0, {b"off:t": b"3", b"part": b"p"}, 2, 1, 1, 0, 0, 0))
     writer.write(backup.Hot([(b"a", b"1"), (b"b", b"2")]))
     writer.write(backup.Cold([(b"a", b"c")]))
     writer.write(backup.Due([(b"a", NOW)]))
@@ -444,7 +460,8 @@ def test_what_was_lost_comes_back_and_a_worker_of_any_generation_takes_it_over(
 
     checked = churnwatch(*flags, "restore", "--check", "shop.backup")
     assert checked.code == 0
-    assert "2 partitions, record clock, 430 customers, and the trainer" in checked.err
+    customers = sum(len(life.now.hot) for life in lives)
+    assert f"2 partitions, record clock, {customers} customers, and the trainer" in checked.err
 
     # Into what is there already: refused, and nothing has changed.
     refused = churnwatch(*flags, "restore", "shop.backup")
@@ -457,7 +474,7 @@ def test_what_was_lost_comes_back_and_a_worker_of_any_generation_takes_it_over(
         await wiped(store)
         restored = await asyncio.to_thread(churnwatch, *flags, "restore", "shop.backup")
         assert restored.code == 0, restored.err
-        assert "430 customers in 2 partitions, 12 messages waiting to leave" in restored.out
+        assert f"{customers} customers in 2 partitions, 12 messages waiting to leave" in restored.out
         for life in lives:
             assert await stored(store, life.number) == life.now
         assert await store.redis.xrange(store.keys(0)[4]) == waiting
@@ -519,7 +536,7 @@ def test_a_restore_that_fails_while_loading_leaves_what_was_there(opened: Opened
         header, frames = frames_of(application, cut=3)
         stores = [store, opened(trainer_of(application))]
         with pytest.raises(Damaged):
-            await Restoring(header, stores, lambda _: False, replace=True).run(frames, lambda: None)
+            await Restoring(header, stores, NOBODY, replace=True).run(frames, lambda: None)
         assert await store.layout() == Layout(PARTITIONS, "record")
         for life in lives:
             assert await stored(store, life.number) == life.now
@@ -564,7 +581,7 @@ def test_a_restore_killed_at_any_call_leaves_what_was_or_says_so_and_the_next_on
             with monkeypatch.context() as patched:
                 came = killed_at(patched, number)
                 with suppress(Killed, restoring.Unsettled):
-                    await Restoring(header, [store, trainer], lambda _: False, replace=replace).run(
+                    await Restoring(header, [store, trainer], NOBODY, replace=replace).run(
                         frames, lambda: None
                     )
             if not came():
@@ -582,9 +599,7 @@ def test_a_restore_killed_at_any_call_leaves_what_was_or_says_so_and_the_next_on
             if layout is not None and layout.clock != RESTORING and layout.partitions == 1:
                 continue  # it had come to its end
             header, frames = frames_of(application)
-            await Restoring(header, [store, trainer], lambda _: False, replace=replace).run(
-                frames, lambda: None
-            )
+            await Restoring(header, [store, trainer], NOBODY, replace=replace).run(frames, lambda: None)
             state = await stored(store, 0)
             assert (state.hot, state.cold, state.due) == ({b"a": b"1", b"b": b"2"}, {b"a": b"c"}, {b"a": NOW})
             assert await store.layout() == Layout(1, "record")
@@ -595,23 +610,43 @@ def test_a_restore_killed_at_any_call_leaves_what_was_or_says_so_and_the_next_on
     opened.run(body())
 
 
-def test_customers_who_were_erased_since_do_not_come_back(opened: Opened, application: str) -> None:
+def test_customers_who_were_erased_since_do_not_come_back_and_who_came_back_before_stays(
+    opened: Opened, application: str
+) -> None:
+    secret = "a secret of thirty-two characters"
+    known = Forgotten(secret)
+
+    def erased(customer: bytes, until: int) -> dict[bytes, Entry]:
+        return {known.digest(customer): Entry(until, application, 0, "t", 1, 0, b"r")}
+
     async def body() -> None:
         store, trainer = opened(), opened(trainer_of(application))
         lives = await some_life(store)
+        # c3 was erased before the backup, and bought again: what is known of c3 is what came afterwards.
+        before = erased(b"c3", 5)
+        for number in range(PARTITIONS):
+            await store.redis.unlink(store.gone(number))
+            await store.redis.hset(store.gone(number), mapping=packed(before, known.secret))
         frames = await taken(store)
         header = Header(
             application=application, taken="", release="", stores={application: Layout(PARTITIONS, "record")}
         )
-        await wiped(store)
+        for entries in (before, erased(b"c1", 9), erased(b"c2", 9), erased(b"c50", 9)):
+            for digest, entry in entries.items():
+                known.learn(digest, entry)
+        # What Redis has learned of it since must not hide it from the workers, who read the topic.
+        await store.redis.hset(store.gone(0), mapping=packed(erased(b"c1", 9), known.secret))
         gone = {b"c1", b"c2", b"c50"}
-        work = Restoring(header, [store, trainer], gone.__contains__, replace=False)
+        work = Restoring(header, [store, trainer], ErasedSince(known), replace=True)
         done = await work.run(iter(frames), lambda: None)
         assert done.erased == 2 * len(gone)
         for life in lives:
             state = await stored(store, life.number)
             assert not gone & (state.hot.keys() | state.cold.keys() | state.due.keys())
             assert state.hot.keys() == life.now.hot.keys() - gone
+            assert await store.forgotten(life.number) == packed(before, known.secret)
+            assert SECRET in await store.forgotten(life.number)
+            assert not await store.redis.xlen(store.keys(life.number)[4]), "messages to erased customers"
         assert not await store.redis.xlen(store.parked(0)), "a message to an erased customer"
 
     opened.run(body())
@@ -639,7 +674,7 @@ def test_in_a_cluster_it_is_taken_and_brought_back_as_elsewhere(
         writer.close()
         out.seek(0)
         header, frames = read(out)
-        work = Restoring(header, [store, trainer], lambda _: False, replace=True)
+        work = Restoring(header, [store, trainer], NOBODY, replace=True)
         await work.run(frames, lambda: None)
         for life in lives:
             assert await stored(store, life.number) in life.at.values()
