@@ -26,12 +26,16 @@ LINES = [
 
 
 @functools.cache
-def helped(*words: str) -> str:
+def said(*words: str) -> str:
     if shutil.which(words[0]) is None:
         missing(f"{words[0]} is not on the PATH")
-    done = subprocess.run([*words, "--help"], capture_output=True, text=True, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def helped(*words: str) -> str:
+    return said(*words, "--help")
 
 
 def flags(words: list[str]) -> set[str]:
@@ -69,7 +73,7 @@ def test_kubectl_knows_what_is_asked_of_it(line: str, tmp_path: Path) -> None:
     words = shlex.split(line)
     ours = words.index("--") if "--" in words else len(words)
     depth = {"create": 4, "rollout": 3}.get(words[1], 2)
-    known = helped(*words[:depth]) + helped("kubectl", "options")
+    known = helped(*words[:depth]) + said("kubectl", "options")
     assert flags(words[:ours]) <= set(re.findall(r"--[a-z-]+", known)), line
     for option in ("-f", "-k"):
         if option in words:
