@@ -7,7 +7,7 @@ beside it. Nothing here touches the default registry: whoever makes ``Metrics`` 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 
@@ -26,11 +26,24 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from alerts import bands, tally
 from alerts.brakes import KINDS, Brakes
 from models.snapshot import Snapshot
+from streams.alerts import TRANSITIONS
+from streams.codec import REASONS
 
 PREFIX = "churnwatch_"
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
 RECORDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+STAGES = ("decode", "apply", "commit", "relay")
+CALLS = (
+    *("claim", "commit", "due", "forget", "glance", "layout"),
+    *("load", "outbox", "park", "read", "trim"),
+)
+"""What is asked of Redis, as ``agents.store`` names it."""
+RESYNCS = ("conflict", "fenced", "gap", "redis", "restored", "torn")
+LESSONS = ("learned", "repeated", "other_horizon", "other_features")
+WITHHELD = ("history", "silent", "ceiling", "paused", "shadow")
+"""Why a transition that was decided is not delivered."""
+
 QUICK = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 TURNS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300)
 SLOW = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600)
@@ -311,6 +324,32 @@ class Metrics:
         build = info("build", "What is running.")
         build.info({"version": _version(), "python": platform.python_version()})
         self._before_scrape: list[Callable[[], None]] = []
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """Whatever can be named beforehand is there from the start: of a series that begins with its first failure
+        nobody sees an increase."""
+        known: dict[Counter | Gauge, Iterable[tuple[str, ...]]] = {
+            self.dead_letters: ((reason,) for reason in REASONS),
+            self.resyncs: ((reason,) for reason in RESYNCS),
+            self.examples: (("churned",), ("stayed",)),
+            self.lessons: ((what,) for what in LESSONS),
+            self.drifts: (("input",), ("score",), ("error",)),
+            self.alerts: (
+                (kind, transition, decision)
+                for kind, transitions in TRANSITIONS.items()
+                for transition in sorted(transitions)
+                for decision in ("delivered", *WITHHELD)
+            ),
+            self.suppressed: ((kind, reason) for kind in TRANSITIONS for reason in WITHHELD),
+        }
+        for calls in (self.redis_calls, self.redis_failures, self.redis_retries):
+            known[calls] = ((call,) for call in CALLS)
+        for items in (self.stage_in, self.stage_in_progress, self.stage_out):
+            known[items] = ((stage,) for stage in STAGES)
+        for family, series in known.items():
+            for labels in series:
+                family.labels(*labels)
 
     def count(self, counts: Mapping[tuple[str, ...], int]) -> None:
         """Adds what the core counted in one turn (``Turn.counts``).

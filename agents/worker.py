@@ -984,6 +984,12 @@ class Worker:
                     "held" if held else "taken again",
                 )
             self.metrics.feeds_silent.labels(logical, number).set(held)
+        self._show_lag(owned)
+        return True
+
+    def _show_lag(self, owned: Owned) -> None:
+        """How far behind a partition is."""
+        number, now = str(owned.number), time.time()
         for topic, logical in self.logical.items():
             seen = self.app.consumer.seen(topic, owned.number)
             if seen is None:
@@ -994,9 +1000,8 @@ class Worker:
             end = applied if caught_up else max(applied, seen.end)
             self.metrics.lag.labels(logical, number).set(end - applied)
             lag = owned.lags.setdefault(topic, Lag())
-            behind = lag.seconds(applied, end, owned.last.get(topic, 0) / 1e6, now / 1e6)
+            behind = lag.seconds(applied, end, owned.last.get(topic, 0) / 1e6, now)
             self.metrics.lag_seconds.labels(logical, number).set(behind)
-        return True
 
     async def _look_at_memory(self) -> None:
         """How full Redis is. Where it does not let us ask, nothing is said."""
@@ -1010,8 +1015,11 @@ class Worker:
     def _refresh(self) -> None:
         """What is said of what is held at the moment of a scrape."""
         owned = [found for n in self.ownership.numbers() if (found := self.ownership.get(n)) is not None]
+        self.metrics.claimed.set(len(owned))
         population = together((one.state.tally, one.state.clock) for one in owned)
         self.metrics.show_population(population, 10.0**self.settings.shop.minor_units)
+        for one in owned:
+            self._show_lag(one)  # a sweep that waits for a lock does not look
         if self._engine is not None:
             model = self._engine.model
             self.metrics.model.info({"model": model.name, "version": model.version, "source": model.source})

@@ -12,12 +12,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
 from agents.embedded import Embedded, Unavailable
-from tests.servers import KafkaServer, Missing, RedisServer, kafka_jars
+from tests.servers import KafkaServer, Missing, PrometheusServer, RedisServer, kafka_jars
 
 IN_CI = os.environ.get("CI", "").lower() in {"true", "1", "yes"}
 
@@ -115,6 +115,24 @@ def own_redis(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
     def start(**options: object) -> RedisServer:
         try:
             server = RedisServer(tmp_path / f"redis-{len(servers)}", **options)  # type: ignore[arg-type]
+        except Missing as error:
+            missing(str(error))
+        servers.append(server)
+        return server.start()
+
+    yield start
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture
+def prometheus(tmp_path: Path) -> Iterator[Callable[..., PrometheusServer]]:
+    """Starts a Prometheus that scrapes ports by job: ``prometheus({"churnwatch-worker": [port]}, rules=[path])``."""
+    servers: list[PrometheusServer] = []
+
+    def start(*arguments: Any, **options: Any) -> PrometheusServer:
+        try:
+            server = PrometheusServer(tmp_path / f"prometheus-{len(servers)}", *arguments, **options)
         except Missing as error:
             missing(str(error))
         servers.append(server)

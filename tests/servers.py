@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import functools
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -17,6 +18,8 @@ import struct
 import subprocess
 import threading
 import time
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -555,3 +558,76 @@ def each_of(brokers: str, topics: Iterable[str], seconds: float = 30.0) -> Itera
                     raise KafkaException(error)
     finally:
         consumer.close()
+
+
+# --- Prometheus
+
+
+class PrometheusServer(_Server):
+    """A Prometheus that scrapes ports of loopback, by job, and follows files of rules."""
+
+    name = "prometheus"
+
+    def __init__(
+        self,
+        folder: Path,
+        jobs: Mapping[str, Iterable[int]],
+        rules: Iterable[Path] = (),
+        interval: str = "1s",
+    ) -> None:
+        super().__init__(folder)
+        executable = shutil.which("prometheus")
+        if executable is None:
+            raise Missing("prometheus is not on the PATH (Debian: apt-get install prometheus)")
+        self.executable = executable
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        scrapes = [
+            {
+                "job_name": job,
+                "static_configs": [{"targets": [f"127.0.0.1:{port}" for port in ports]}],
+            }
+            for job, ports in jobs.items()
+        ]
+        # JSON is YAML.
+        config = {
+            "global": {"scrape_interval": interval, "evaluation_interval": interval},
+            "rule_files": [str(path) for path in rules],
+            "scrape_configs": scrapes,
+        }
+        self.config = folder / "prometheus.yml"
+        self.config.write_text(json.dumps(config))
+
+    def command(self) -> list[str]:
+        return [
+            self.executable,
+            f"--config.file={self.config}",
+            f"--storage.tsdb.path={self.folder / 'data'}",
+            f"--web.listen-address=127.0.0.1:{self.port}",
+        ]
+
+    def answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/-/ready", timeout=1) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def ask(self, path: str, **parameters: str) -> Any:
+        """What its API answers."""
+        query = urllib.parse.urlencode(parameters)
+        with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{query}", timeout=10) as answer:
+            return json.load(answer)["data"]
+
+    def value(self, expression: str) -> list[tuple[dict[str, str], float]]:
+        """What an expression is now: labels and value of each series."""
+        found = self.ask("query", query=expression)["result"]
+        return [(series["metric"], float(series["value"][1])) for series in found]
+
+    def alerts(self, state: str = "firing") -> dict[str, dict[str, str]]:
+        """The annotations of the alerts in a state, by name."""
+        return {
+            alert["labels"]["alertname"]: alert["annotations"]
+            for alert in self.ask("alerts")["alerts"]
+            if alert["state"] == state
+        }
