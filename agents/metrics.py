@@ -28,6 +28,7 @@ from alerts.brakes import KINDS, Brakes
 from models.snapshot import Snapshot
 from streams.alerts import TRANSITIONS
 from streams.codec import REASONS
+from streams.topics import FORGOTTEN, MODELS, OUTPUTS
 
 PREFIX = "churnwatch_"
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -343,6 +344,8 @@ class Metrics:
             ),
             self.suppressed: ((kind, reason) for kind in TRANSITIONS for reason in WITHHELD),
         }
+        for relayed in (self.relay_attempts, self.relay_failures, self.relayed):
+            known[relayed] = ((topic,) for topic in (*OUTPUTS, MODELS, FORGOTTEN))
         for calls in (self.redis_calls, self.redis_failures, self.redis_retries):
             known[calls] = ((call,) for call in CALLS)
         for items in (self.stage_in, self.stage_in_progress, self.stage_out):

@@ -693,7 +693,8 @@ class Engine:
                 yield from self._decide(life, at, "silent", earlier, counts)
                 applied = apply(life.customer, life.cold, item, log.ring, self.calendar)
             life.customer = applied.customer
-            if applied.bought and life.standing.followed:
+            active = applied.bought or (self._use_counts and type(event) is ev.Use)
+            if active and life.standing.followed:
                 self._came_back(life, item.at, partition.clock)
             if applied.cold is not life.cold:
                 life.cold = applied.cold
@@ -709,7 +710,7 @@ class Engine:
             self._look_ahead(life, item, partition, decisive)
 
     def _came_back(self, life: _Life, at: int, clock: int) -> None:
-        """A purchase of a customer who was warned of: within the horizon of the silence the warning was wrong."""
+        """Activity of a customer who was warned of: within the horizon of the silence the warning was wrong."""
         standing = life.standing
         ends = standing.followed
         if ends - self._horizon < at <= ends:
@@ -992,7 +993,10 @@ class Engine:
 
     def _warned(self, life: _Life, at: int, delivery: Delivery) -> None:
         """Follows a live warning until the horizon of the customer's silence ends: what it was worth."""
-        ends = life.customer.last_purchase + self._horizon
+        active = life.customer.last_purchase
+        if self._use_counts:
+            active = max(active, life.customer.last_use)
+        ends = active + self._horizon
         life.standing.followed = 0
         if delivery == "live" and at < ends:
             life.standing.followed = ends

@@ -27,7 +27,7 @@ class Standing(msgspec.Struct, array_like=True, gc=False):
     last; ``history``: the last decision was history; ``written`` and ``written_band``: the score last
     written to ``customer-scores``; ``offered``: instant of the last upsell; ``warned``: instant at
     which the last churn episode opened; ``followed``: when the horizon of the last live warning's silence ends, while
-    no purchase has come (0: none); ``stake``: revenue at risk by the warning that stands, in minor units;
+    the customer has not come back (0: none); ``stake``: revenue at risk by the warning that stands, in minor units;
     ``expire_due``: deadline at which it is seen whether nothing was heard for so long that the customer is kept no
     longer; ``forgotten``: events up to this instant are passed over, at whose ``request`` (a hash)."""
 

@@ -247,7 +247,7 @@ def test_prometheus_follows_the_rules_and_sounds_an_alarm_when_something_breaks(
             )
             assert len(now) == TENTHS
             await told(lambda: server.value("churnwatch:score_psi")[0][1] == pytest.approx(psi(now, before)))
-            assert await asyncio.to_thread(server.alerts) == {}
+            await told(lambda: server.alerts() == {})
 
             for n in range(60):
                 producer_of(shop.brokers).produce(shop.prefix + "purchases", b"{", f"c{n}")
