@@ -43,6 +43,8 @@ EXAMPLES: Final[dict[str, str]] = {
     "privacy.key_file": '"/run/secrets/privacy"',
     "privacy.keep_prospects_days": "180.0",
     "privacy.keep_lapsed_days": "1095.0",
+    "worker.log_key_file": '"/run/secrets/log-key"',
+    "worker.otlp_endpoint": '"http://otel-collector:4318"',
     "worker.accept_invalid_until": '["purchases:3:1700"]',
 }
 """How one writes what has no default, or an empty one."""
@@ -181,7 +183,10 @@ MEANINGS: Final[dict[str, str]] = {
     "worker.http_host": "Address of `/metrics`, `/healthz`, `/readyz`; `0.0.0.0` in a container.",
     "worker.http_port": "Its port; 0 takes any that is free.",
     "worker.log_level": "The least severe level that is logged.",
-    "worker.log_format": "`json`: one object a line.",
+    "worker.log_format": "`json`: one object a line; `console`: for people; `auto`: `console` on a terminal, `json` elsewhere.",
+    "worker.log_key": "Logs and errors of a worker name customers by a keyed hash (HMAC-SHA256 by this key) instead of their id.",
+    "worker.log_key_file": "A file that holds it.",
+    "worker.otlp_endpoint": "Send OpenTelemetry spans there, by OTLP over HTTP; needs the extra `otel`.",
     "worker.accept_invalid_until": (
         "Positions up to which invalid records are let through to `dead-letters` although there are so "
         "many that the worker stopped."

@@ -48,7 +48,7 @@ class Relay:
     """Empties the outboxes of partition numbers.
 
     ``partitions``: how many the input topics have. ``live``: decisions happen on the wall clock, so that their age
-    on arrival means something. Always from the head, and a message is removed only when it was acknowledged. What
+    on arrival means something. ``delivered`` hears of what the brokers have acknowledged. Always from the head, and a message is removed only when it was acknowledged. What
     goes to one partition of a topic goes one request after the other, so that what is sent again after a failure
     never overtakes.
     """
@@ -63,6 +63,7 @@ class Relay:
         *,
         partitions: Callable[[], int],
         live: bool,
+        delivered: Callable[[str, Sequence[Message]], None] | None = None,
     ) -> None:
         self.store = store
         self._brokers = brokers
@@ -71,6 +72,7 @@ class Relay:
         self._metrics = metrics
         self._partitions = partitions
         self._live = live
+        self._delivered = delivered
 
     async def carry(self, leases: Sequence[Lease]) -> int:
         """Carry all that waits now of some partition numbers; how many messages left.
@@ -149,6 +151,8 @@ class Relay:
                 for item in sent[:taken]:
                     self._metrics.latency.observe(since_decided(item.message))
             self._metrics.relayed.labels(topic).inc(taken)
+            if self._delivered is not None:
+                self._delivered(topic, [item.message for item in sent[:taken]])
             items = items[taken:]
 
     async def _set_aside(self, lease: Lease, ident: bytes, message: Message) -> None:

@@ -7,6 +7,8 @@ to anything; the only files read are the settings file itself and those that hol
 from __future__ import annotations
 
 import difflib
+import hashlib
+import hmac
 import json
 import math
 import os
@@ -251,10 +253,20 @@ class Worker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     http_host: str = "127.0.0.1"
     http_port: Port = 9464
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["plain", "json"] = "plain"
+    log_format: Literal["auto", "console", "json"] = "auto"
+    log_key: Secret | None = None
+    log_key_file: str | None = None
+    otlp_endpoint: Annotated[str, Meta(pattern=r"^https?://[^@/]+(/.*)?$")] | None = None
     accept_invalid_until: tuple[Position, ...] = ()
     trainer: bool = False
     shadow: bool = False
+
+    def shown(self, customer: bytes) -> str:
+        """A customer as logs and errors may show it: the id, or under a ``log_key`` its keyed hash, the first 16
+        digits of HMAC-SHA256."""
+        if self.log_key is None:
+            return customer.decode(errors="replace")
+        return hmac.new(self.log_key.reveal().encode(), customer, hashlib.sha256).hexdigest()[:16]
 
 
 class Origin(NamedTuple):

@@ -41,6 +41,7 @@ from agents.relay import Relay
 from agents.settings import Settings, redacted
 from agents.store import Lost, Outcome, States, Step, Store, StoreAway, Wanted, Write, connect
 from agents.suppression import Carried, Suppression, Waiting
+from agents.tracing import LINKS, tracing_of
 from alerts.brakes import Board, Brakes
 from alerts.engine import FEATURES_VERSION, Engine, Missing, Turn
 from alerts.forgotten import Entry
@@ -49,7 +50,7 @@ from alerts.tally import together
 from features.shop import DAY
 from models.snapshot import Book, Known
 from streams import topics
-from streams.codec import Codec, Item, Record, Tick
+from streams.codec import Codec, Item, Record, Tick, traceparent
 from streams.message import pack
 
 log = logging.getLogger(__name__)
@@ -245,6 +246,7 @@ class Worker:
     ) -> None:
         self.settings = settings
         self.metrics = metrics or Metrics(CollectorRegistry())
+        self.tracing = tracing_of(settings, "churnwatch-" + type(self).__name__.lower())
         kafka = settings.kafka
         self.logical = {kafka.topic(name): name for name in kafka.inputs}
         self._following: list[Following[Any]] = []
@@ -280,6 +282,7 @@ class Worker:
             self.metrics,
             partitions=lambda: self.ownership.count,
             live=settings.clock.mode == "wall",
+            delivered=self.tracing.delivered if self.tracing.on else None,
         )
         self.health = Health(
             self.metrics,
@@ -303,6 +306,8 @@ class Worker:
         self._rebalancing_since: float | None = None
         self._memory_at = -MEMORY_INTERVAL
         self._withheld: Counter[str] = Counter()
+        # What was committed for each (number, topic) of the lot under way, where the log wants to know it.
+        self._done: dict[tuple[int, str | None], Counter[str]] = {}
         self._withheld_at = 0.0
         self._outgoing = asyncio.Event()
         self._left_something: set[int] = set()
@@ -403,6 +408,8 @@ class Worker:
             await self.app.stop()
         await self.health.stop()
         await self.store.close()
+        if self.tracing.on:
+            await asyncio.to_thread(self.tracing.close)
 
     def fail(self, error: BaseException) -> None:
         """End the worker; the first reason stands."""
@@ -466,6 +473,14 @@ class Worker:
     async def lot(self, lot: transport.Lot) -> None:
         """Apply the batches of a lot, or find out that they are void."""
         began = time.monotonic()
+        records = sum(len(batch.records) for batch in lot.batches.values())
+        with self.tracing.span("lot", _traces(lot) if self.tracing.on else (), records=records):
+            await self._lot(lot)
+        self.metrics.batch_duration.observe(time.monotonic() - began)
+        if log.isEnabledFor(logging.DEBUG):
+            self._tell(lot, time.monotonic() - began)
+
+    async def _lot(self, lot: transport.Lot) -> None:
         async with contextlib.AsyncExitStack() as locks:
             # In the order of the numbers: two that wait for each other's locks would wait for ever.
             for number in sorted({batch.partition for batch in lot.batches.values()}):
@@ -488,7 +503,27 @@ class Worker:
                     turn.setdefault(pieces[0].owned.number, pieces)
                 gone = await self._apply([pieces.popleft() for pieces in turn.values()])
                 waiting = [pieces for pieces in waiting if pieces and pieces[0].owned not in gone]
-        self.metrics.batch_duration.observe(time.monotonic() - began)
+
+    def _tell(self, lot: transport.Lot, seconds: float) -> None:
+        """One line for each batch of a lot. ``seconds``: of all of them together."""
+        for batch in lot.batches.values():
+            number = batch.partition
+            done = self._done.pop((number, batch.topic), Counter()) + self._done.pop(
+                (number, None), Counter()
+            )
+            log.debug(
+                "Batch applied" if done["commits"] else "Batch dropped",
+                extra={
+                    "topic": batch.topic,
+                    "partition": number,
+                    "first_offset": batch.records[0].offset,
+                    "last_offset": batch.records[-1].offset,
+                    "records": len(batch.records),
+                    **{name: n for name, n in sorted(done.items()) if n},
+                    "lot_seconds": round(seconds, 6),
+                },
+            )
+        self._done.clear()
 
     # ---- the path
 
@@ -583,7 +618,8 @@ class Worker:
                     again.append(task)
                 else:
                     begun.append((task, version, one))
-            turns = self.core.turns([one for _, _, one in begun])
+            with self.tracing.span("decide"):
+                turns = self.core.turns([one for _, _, one in begun])
             ready, unlooked = [], []
             for (task, version, _), turn in zip(begun, turns, strict=True):
                 if not turn.forgotten:
@@ -660,7 +696,9 @@ class Worker:
             if not due and (cause is not None or until < owned.state.clock + CLOCK_STEP):
                 return True
             if due and due == before:
-                raise RuntimeError(f"partition {owned.number}: firing {due[0]!r} changed nothing")
+                raise RuntimeError(
+                    f"partition {owned.number}: firing {self.settings.worker.shown(due[0][0])!r} changed nothing"
+                )
             keys = [key for key, _ in due]
             ((hot, cold),) = _all_of(await self._load([Wanted(lease, keys, keys)]))
             complete = len(due) < DUE_LIMIT
@@ -679,7 +717,8 @@ class Worker:
 
     async def _load(self, wanted: Sequence[Wanted]) -> list[tuple[States, States] | None]:
         began = time.monotonic()
-        loaded = await self.store.load_all(wanted)
+        with self.tracing.span("load"):
+            loaded = await self.store.load_all(wanted)
         self.metrics.load_duration.observe(time.monotonic() - began)
         return loaded
 
@@ -711,12 +750,17 @@ class Worker:
             return []
         began = time.monotonic()
         self.metrics.commits.inc(len(steps))
-        with self.metrics.stage("commit", len(steps)):
+        with self.metrics.stage("commit", len(steps)), self.tracing.span("commit", commits=len(steps)):
             outcomes = await self.store.commit_all(steps)
         self.metrics.commit_duration.observe(time.monotonic() - began)
+        tells = log.isEnabledFor(logging.DEBUG)
         for proposal, step, outcome in zip(proposals, steps, outcomes, strict=True):
             if outcome is Outcome.COMMITTED:
                 self._committed(proposal.owned, proposal.turn)
+                if tells:
+                    self._done.setdefault((proposal.owned.number, proposal.topic), Counter()).update(
+                        _done(proposal.turn)
+                    )
                 if step.write.out:
                     self._left_something.add(proposal.owned.number)
                     self._outgoing.set()
@@ -745,7 +789,7 @@ class Worker:
         count = self.ownership.count
         right = transport.partition_of(key, count)
         if right != number:
-            shown = key.decode(errors="replace")
+            shown = self.settings.worker.shown(key)
             raise LayoutRefused(
                 f"{topic}/{number}: customer {shown!r} belongs to partition {right} of {count} by Kafka's own "
                 f"partitioner (murmur2). A producer uses another one (librdkafka: set partitioner=murmur2_random), or "
@@ -1062,6 +1106,36 @@ async def _set_within(event: asyncio.Event, seconds: float) -> None:
     except TimeoutError:
         pass
     event.clear()
+
+
+def _done(turn: Turn) -> Counter[str]:
+    """What a turn has come to, in the words of the log."""
+    found = Counter({"commits": 1, "customers": len(turn.hot)})
+    for what, n in turn.counts.items():
+        name = {
+            "event": "events",
+            "refused": "dead_letters",
+            "fired": "timers",
+            "duplicate": "duplicates",
+        }.get(what[0])
+        if what[0] == "alert":
+            name = "alerts" if what[3] == "delivered" else "withheld"
+        if name is not None:
+            found[name] += n
+    return found
+
+
+def _traces(lot: transport.Lot) -> list[str]:
+    """The traces that the records of a lot belong to, as many as a span names."""
+    found: dict[str, None] = {}
+    for batch in lot.batches.values():
+        for record in batch.records:
+            trace = traceparent(record) if record.headers else None
+            if trace is not None:
+                found[trace] = None
+                if len(found) >= LINKS:
+                    return list(found)
+    return list(found)
 
 
 def _all_fired(keys: Sequence[bytes], turn: Turn, until: int) -> bool:

@@ -51,7 +51,7 @@ from models.learning import Learning
 from models.snapshot import Prior
 from streams import events as ev
 from streams.alerts import Alert, Offer, Score, Versions, alert_id, alert_message, score_message
-from streams.codec import Decoded, Item, Record, Refused, Tick, Tombstone, dead_letter
+from streams.codec import Decoded, Item, Record, Refused, Tick, Tombstone, dead_letter, traceparent
 from streams.erasure import Erasure, Forgetting, is_about
 from streams.events import rfc3339, to_datetime, type_name
 from streams.examples import Example, example_message
@@ -128,18 +128,21 @@ _Content: TypeAlias = Alert | Score | Example | _Gone | Forgetting
 
 class _Draft(NamedTuple):
     """An alert or a score on its way out. ``order`` sorts drafts as their causes stand in the log:
-    (place of the record or instant of the timer, customer, step). ``dropped``: it counts, and does not leave."""
+    (place of the record or instant of the timer, customer, step). ``dropped``: it counts, and does not leave;
+    ``trace``: that of the causing event."""
 
     order: tuple[int, str, int]
     at: int
     delivery: Delivery
     content: _Content
     dropped: bool = False
+    trace: str | None = None
 
 
 class _Cause(NamedTuple):
     """What a decision rests on: the place of its record among those of the turn (a timer stands in the
-    place of its instant), what was applied, the causing event, and whether history caused it."""
+    place of its instant), what was applied, the causing event, and whether history caused it; of an event the
+    records it stands among."""
 
     order: int
     applied: dict[str, int]
@@ -147,6 +150,11 @@ class _Cause(NamedTuple):
     offset: int
     event: str | None
     history: bool
+    records: Sequence[Record] = ()
+
+    def traceparent(self) -> str | None:
+        """The trace of the causing event."""
+        return traceparent(self.records[self.order]) if self.event is not None and self.records else None
 
     def position(self) -> dict[str, int]:
         """Per input topic the offset of the last record that was applied; of ``topic`` up to ``offset`` (-1: as
@@ -221,10 +229,12 @@ class _Life:
         self.quiet = []
         self.stored = 0
 
-    def leave(self, place: int, at: int, delivery: Delivery, content: _Content) -> None:
+    def leave(
+        self, place: int, at: int, delivery: Delivery, content: _Content, trace: str | None = None
+    ) -> None:
         """Drafts what goes out, in the place of its cause."""
         order = (place, self.name, len(self.drafts))
-        self.drafts.append(_Draft(order, at, delivery, content))
+        self.drafts.append(_Draft(order, at, delivery, content, trace=trace))
 
 
 _Steps = Generator[_Ask, decide.Score | bytes, None]
@@ -702,7 +712,9 @@ class Engine:
             if self._use_counts and type(event) is ev.Use:
                 self._keep(life, ledger.marked(life.cold.pending, item.at))
             if decisive:
-                cause = _Cause(place, partition.applied, topic, item.offset, event.id, event.history)
+                cause = _Cause(
+                    place, partition.applied, topic, item.offset, event.id, event.history, log.records
+                )
                 yield from self._decide(life, at, "history" if history else "live", cause, counts)
             elif history and not life.standing.at:
                 # Nothing has been decided yet, but what an archive tells is no news at the first decision.
@@ -1072,7 +1084,7 @@ class Engine:
             versions=self.versions,
             **known,  # type: ignore[arg-type]  # optional fields, present only when known
         )
-        life.leave(cause.order, at, delivery, content)
+        life.leave(cause.order, at, delivery, content, cause.traceparent())
 
     def _action(self, transition: decide.Transition, customer: Customer, cause: str | None) -> str | None:
         """The measure for a transition: a shop has few, so each is looked up once."""
@@ -1290,7 +1302,7 @@ class Engine:
                     decision = held or ("delivered" if ceiling.admits(draft.at) else "ceiling")
                 turn.counts["alert", content.kind, content.transition, decision] += 1
                 why = None if decision == "delivered" else decision
-                message = alert_message(content, self.policy.type_prefix, self.application, why)
+                message = alert_message(content, self.policy.type_prefix, self.application, why, draft.trace)
             if not draft.dropped or isinstance(content, Example):
                 placed.append((draft.order, message))
         placed.sort(key=lambda pair: pair[0])

@@ -211,12 +211,14 @@ def alert_id(
     return hashlib.sha256(parts).hexdigest()[:32]
 
 
-def alert_message(alert: Alert, prefix: str, application: str, withheld: str | None = None) -> Message:
+def alert_message(
+    alert: Alert, prefix: str, application: str, withheld: str | None = None, traceparent: str | None = None
+) -> Message:
     """The alert as a CloudEvent 1.0 in Kafka's binary mode, keyed by customer.
 
     ``prefix`` is the first part of its type (``io.churnwatch``). An alert that is ``withheld``
     (``history``, ``silent``, ``ceiling``, ``paused``, ``shadow``) goes to ``decisions`` with the reason, any other to the
-    topic of its kind.
+    topic of its kind. ``traceparent``: the trace of the event that caused it.
     """
     headers = _headers(
         alert.id,
@@ -227,6 +229,8 @@ def alert_message(alert: Alert, prefix: str, application: str, withheld: str | N
     )
     if alert.cause_event is not None:
         headers = (*headers, ("ce_causationid", alert.cause_event.encode()))
+    if traceparent is not None:
+        headers = (*headers, ("ce_traceparent", traceparent.encode()))
     topic = TOPIC_OF_KIND[alert.kind] if withheld is None else topics.DECISIONS
     return Message(topic, alert.customer.encode(), encode(alert, withheld), headers)
 

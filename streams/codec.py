@@ -288,6 +288,33 @@ class Codec:
         return minor, 0 if type(event) is Return else discount
 
 
+def traceparent(record: Record) -> str | None:
+    """The trace that a record belongs to, as W3C's Trace Context writes it: the CloudEvents attribute (binary or
+    structured), Kafka's header, or a field of a plain event, the first that is there. None: there is none, or it is
+    not valid."""
+    said = dict(record.headers)
+    found = said.get("ce_traceparent") or said.get("traceparent")
+    if found is None and record.value is not None and b"traceparent" in record.value:
+        try:
+            found = (_traced.decode(record.value).traceparent or "").encode()
+        except _BROKEN:
+            return None
+    if found is None or (valid := _TRACEPARENT.fullmatch(found)) is None:
+        return None
+    version, trace, parent = valid.group(1, 2, 3)
+    if version == b"ff" or not trace.strip(b"0") or not parent.strip(b"0"):
+        return None
+    return found.decode()
+
+
+class _Traced(msgspec.Struct):
+    traceparent: str | None = None
+
+
+_traced: Final = msgspec.json.Decoder(_Traced)
+_TRACEPARENT: Final = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
+
+
 def encode(event: Event) -> bytes:
     """The event as plain JSON, without the optional fields that it does not have."""
     return _encode(event)

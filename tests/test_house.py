@@ -175,7 +175,11 @@ def test_importing_the_core_loads_no_client_and_connects_to_nothing() -> None:
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 RUN = [Requirement(text) for text in PROJECT["project"]["dependencies"]]
-COMPARE = [Requirement(text) for text in PROJECT["project"]["optional-dependencies"]["compare"]]
+COMPARE = [
+    Requirement(text)
+    for extra in ("compare", "otel")
+    for text in PROJECT["project"]["optional-dependencies"][extra]
+]
 EMBEDDED = [Requirement(text) for text in PROJECT["project"]["optional-dependencies"]["embedded"]]
 BUILD = [Requirement(text) for text in PROJECT["dependency-groups"]["build"]]
 DEV = [Requirement(text) for text in PROJECT["dependency-groups"]["dev"]]
@@ -184,6 +188,7 @@ IMPORTED_AS = {
     "mode-streaming": "mode",
     "confluent-kafka": "confluent_kafka",
     "prometheus-client": "prometheus_client",
+    "opentelemetry-sdk": "opentelemetry",
 }
 
 

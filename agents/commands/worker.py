@@ -50,7 +50,8 @@ def worker(
         typer.Option(help="What is logged.", show_default=False),
     ] = None,
     log_format: Annotated[
-        Literal["plain", "json"] | None, typer.Option(help="How.", show_default=False)
+        Literal["auto", "console", "json"] | None,
+        typer.Option(help="How: auto is console on a terminal, JSON elsewhere.", show_default=False),
     ] = None,
 ) -> None:
     """Run a worker until it is told to stop.

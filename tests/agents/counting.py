@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from agents.worker import OneByOne
+from alerts.brakes import Brakes
 from alerts.engine import Turn, Usable
 from alerts.partition import Partition, Poisoned, unpack
 from streams.codec import Decoded, Item, Record, Tick
@@ -58,6 +59,9 @@ class Counting(OneByOne):
 
     def adopt(self, usable: Sequence[Usable]) -> None:
         """It scores nobody."""
+
+    def brake(self, brakes: Brakes) -> None:
+        """It delivers everything."""
 
     def silent_feeds(self, partition: Partition, at: int) -> list[str]:
         return []

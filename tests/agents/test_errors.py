@@ -353,7 +353,7 @@ def test_a_redis_out_of_memory_stops_the_worker_which_goes_on_with_more_and_noth
     with redis.client() as client:
         info: dict[str, int] = client.info("memory")
         client.config_set("maxmemory", info["used_memory"] + 600_000)
-        said = end(begin(*place.flags, "worker", "--http-port", "0"))
+        said = end(begin(*place.flags, "worker", "--http-port", "0", "--log-format", "console"))
         explains(
             said, Code.REDIS, "reached its maxmemory", "nothing is lost", "CONFIG SET maxmemory", "noeviction"
         )
@@ -646,29 +646,6 @@ def test_an_unknown_variable_is_refused(churnwatch: CommandLine, monkeypatch: py
 
 
 # ---- the worker's log
-
-
-def logged(form: logging.Formatter, error: bool = False) -> str:
-    try:
-        raise RuntimeError("oh")
-    except RuntimeError as e:
-        given = (type(e), e, e.__traceback__) if error else None
-        return form.format(logging.LogRecord("agents.x", logging.WARNING, "", 0, "It %s", ("broke",), given))
-
-
-def test_a_log_line_is_plain_or_json_and_has_a_traceback_only_when_it_is_debugged() -> None:
-    assert re.fullmatch(
-        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z warning It broke", logged(logs.Plain(debug=False))
-    )
-    quiet = logged(logs.Plain(debug=False), error=True)
-    assert "\n" not in quiet
-    assert "RuntimeError: oh" in quiet
-    assert "--debug" in quiet
-    assert "Traceback" in logged(logs.Plain(debug=True), error=True)
-    told = json.loads(logged(logs.Json(debug=False), error=True))
-    assert (told["level"], told["logger"], told["error"]) == ("warning", "agents.x", "RuntimeError")
-    assert "traceback" not in told
-    assert "Traceback" in json.loads(logged(logs.Json(debug=True), error=True))["traceback"]
 
 
 def test_a_library_says_the_same_only_once_in_a_while() -> None:

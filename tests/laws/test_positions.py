@@ -190,3 +190,24 @@ def test_the_silent_decision_before_a_first_live_event_rests_on_the_records_befo
     for one in seen:
         assert check(application, decoded(application, log.rows), one)
     assert seen[0].alert.position == {PURCHASES: 1}
+
+
+def test_an_alert_continues_the_trace_of_the_event_that_caused_it_and_a_silence_has_none() -> None:
+    trace = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    log = Log()
+    log.purchase("ann", day(0))
+    log.purchase("bob", day(0))
+    lost = log.lost("ann", day(1))
+    log.rows[-1] = lost._replace(headers=[("traceparent", trace)])
+    log.tick(day(150))
+    found = {}
+    for batch in (1, 100):
+        application = Application(batch=batch).run(log.rows)
+        found[batch] = {
+            seen.alert.id: dict(seen.message.headers).get("ce_traceparent") for seen in application.seen()
+        }
+    (told,) = (seen for seen in application.seen("ann") if seen.alert.cause_event)
+    assert found[100][told.alert.id] == trace
+    assert application.seen("bob")
+    assert {mark for identity, mark in found[100].items() if identity != told.alert.id} == {None}
+    assert found[1] == found[100]

@@ -33,6 +33,7 @@ from streams.codec import (
     dead_letter,
     encode,
     encode_clock,
+    traceparent,
 )
 from streams.events import (
     CLASS_OF,
@@ -48,6 +49,7 @@ from streams.events import (
     to_datetime,
     to_micros,
 )
+from tests.application import Row
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NOW = datetime(2026, 4, 1, tzinfo=UTC)
@@ -762,3 +764,33 @@ def test_a_merge_can_be_replayed_from_its_dead_letter() -> None:
     assert letter.value is not None
     assert json.loads(letter.value)["into"] == "C-1000"
     assert CLASS_OF["merge"] is Merge
+
+
+# --- traces
+
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+@pytest.mark.parametrize(
+    ("headers", "value", "found"),
+    [
+        ([], b"{}", None),
+        ([("traceparent", TRACEPARENT.encode())], b"{}", TRACEPARENT),
+        ([("traceparent", b"nonsense"), ("ce_traceparent", TRACEPARENT.encode())], b"{}", TRACEPARENT),
+        ([], b'{"id":"e1","traceparent":"%b"}' % TRACEPARENT.encode(), TRACEPARENT),
+        ([("content-type", b"application/cloudevents+json")], b'{"traceparent":"%b"}' % TRACEPARENT.encode(), TRACEPARENT),
+        ([("traceparent", None)], b"{}", None),
+        ([("traceparent", TRACEPARENT.upper().encode())], b"{}", None),
+        ([("traceparent", b"ff" + TRACEPARENT[2:].encode())], b"{}", None),
+        ([("traceparent", b"00-" + b"0" * 32 + b"-00f067aa0ba902b7-01")], b"{}", None),
+        ([("traceparent", b"00-4bf92f3577b34da6a3ce929d0e0e4736-" + b"0" * 16 + b"-01")], b"{}", None),
+        ([], b'{"traceparent":7}', None),
+        ([], b'{"traceparent":"\xff"}', None),
+        ([], b"traceparent", None),
+        ([], None, None),
+    ],
+)  # fmt: skip
+def test_the_trace_of_a_record_is_found_in_each_of_its_places_and_only_where_it_is_valid(
+    headers: list[tuple[str, bytes | None]], value: bytes | None, found: str | None
+) -> None:
+    assert traceparent(Row("purchases", 0, 0, 0, b"c", value, headers)) == found
