@@ -108,7 +108,7 @@ class Metrics:
         )
         self.events = counter("events_total", "Events applied.", "type")
         self.duplicates = counter("duplicates_total", "Events that were known already and changed nothing.")
-        self.suppressed = counter(
+        self.events_suppressed = counter(
             "events_suppressed_total", "Events passed over because their customer was forgotten since."
         )
         self.erased = counter(
@@ -368,7 +368,7 @@ class Metrics:
                 case ("duplicate",):
                     self.duplicates.inc(n)
                 case ("suppressed",):
-                    self.suppressed.inc(n)
+                    self.events_suppressed.inc(n)
                 case ("erased", why):
                     self.erased.labels(why).inc(n)
                 case ("late",):
