@@ -236,6 +236,12 @@ def test_redis_keeps_everything_and_lets_in_nobody_without_the_password(running:
         ("acl", "list"),
     ):
         assert "NOPERM" in asked(*words, user="churnwatch", password=right), words
+    # That user may do all that our commands do.
+    kept = subprocess.run(
+        ["churnwatch", "backup", "-"], env=running["worker"].environment(), capture_output=True, timeout=90,
+        check=False,
+    )  # fmt: skip
+    assert kept.returncode == 0, kept.stderr
     doctor = json.loads(
         subprocess.run(
             ["churnwatch", "doctor", "--json"], env=running["worker"].environment(), capture_output=True, text=True,

@@ -123,3 +123,28 @@ def test_the_grace_of_the_page_is_that_of_the_manifests() -> None:
         )
     )
     assert f"It is given {grace}" in PAGE.read_text()
+
+
+def test_prometheus_takes_what_the_page_shows_and_names_jobs_as_the_rules_do(tmp_path: Path) -> None:
+    (shown,) = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    told = yaml.safe_load(shown)
+    # Debian's Prometheus is built without Kubernetes; the rest of the job it reads.
+    (job,) = told["scrape_configs"]
+    assert job.pop("kubernetes_sd_configs") == [
+        {"role": "endpoints", "namespaces": {"names": ["churnwatch"]}}
+    ]
+    job["static_configs"] = [{"targets": ["127.0.0.1:9464"]}]
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(told))
+    assert "SUCCESS" in said("promtool", "check", "config", str(tmp_path / "prometheus.yml"))
+    (component,) = [one for one in job["relabel_configs"] if one.get("target_label") == "job"]
+    jobs = {
+        re.sub(component["regex"], component["replacement"].replace("$1", r"\\1"), name)
+        for name in ("worker", "trainer")
+    }
+    ours = yaml.safe_load((ROOT / "deploy/compose/prometheus.yml").read_text())["scrape_configs"]
+    assert jobs == {one["job_name"] for one in ours if one["job_name"].startswith("churnwatch")}
+    rules = (ROOT / "deploy/prometheus/alerts.yml").read_text()
+    assert set(re.findall(r'job="([^"]+)"', rules)) <= jobs
+    service = yaml.safe_load((ROOT / "deploy/kubernetes/base/metrics.yaml").read_text())
+    kept = {one["regex"] for one in job["relabel_configs"] if one.get("action") == "keep"}
+    assert kept == {service["metadata"]["name"], service["spec"]["ports"][0]["name"]}
