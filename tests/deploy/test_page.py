@@ -138,7 +138,7 @@ def test_prometheus_takes_what_the_page_shows_and_names_jobs_as_the_rules_do(tmp
     assert "SUCCESS" in said("promtool", "check", "config", str(tmp_path / "prometheus.yml"))
     (component,) = [one for one in job["relabel_configs"] if one.get("target_label") == "job"]
     jobs = {
-        re.sub(component["regex"], component["replacement"].replace("$1", r"\\1"), name)
+        re.sub(component["regex"], component["replacement"].replace("$1", r"\1"), name)
         for name in ("worker", "trainer")
     }
     ours = yaml.safe_load((ROOT / "deploy/compose/prometheus.yml").read_text())["scrape_configs"]
