@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -632,6 +633,25 @@ def test_what_a_healthy_redis_cannot_be_made_to_say_is_judged_too(redis_server: 
     assert next(store.clock(facts._replace(skew=400.0))).level == "problem"
     no_config = facts._replace(config=None, info={**facts.info, "aof_enabled": 0})
     assert next(store.persistence(no_config)).level == "warning"
+
+
+@pytest.mark.parametrize(
+    ("ahead", "level", "found"),
+    [(90, "warning", "behind this machine's"), (-7200, "problem", "ahead of this machine's")],
+)
+def test_a_process_whose_clock_is_another_than_that_of_redis_is_told(
+    flags: tuple[str, ...], tmp_path: Path, ahead: int, level: str, found: str
+) -> None:
+    (tmp_path / "ahead").write_text(str(ahead))
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.chaos.stepped", str(tmp_path / "ahead"), *flags, "doctor", "--json"],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False, timeout=120,
+        env={k: v for k, v in os.environ.items() if not k.startswith("CHURNWATCH_")},
+    )  # fmt: skip
+    (told,) = (f for f in json.loads(ran.stdout)["findings"] if f["check"] == "redis.clock")
+    assert told["level"] == level
+    assert told["found"].startswith("The clock of Redis is ")
+    assert found in told["found"]
 
 
 def test_tls_of_redis_is_tried_with_the_right_authority_and_without(

@@ -14,6 +14,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -302,6 +303,40 @@ def test_a_dead_letter_that_came_since_the_last_look_is_the_newest(shop: Shell) 
                 assert seen.logs.letters == n + 1
                 assert seen.logs.newest_letter is not None
                 assert seen.logs.newest_letter.what == reason
+
+    asyncio.run(body())
+
+
+def test_a_feed_that_falls_silent_under_a_worker_is_told_and_taken_back_when_it_is_heard_again(
+    shop: Shell,
+) -> None:
+    """Three weeks of traffic, and then clock records only."""
+    names = [f"c{n}" for n in range(60)]
+    sent = 0
+
+    def day(number: int, *, silent: bool = False) -> None:
+        nonlocal sent
+        for hour in (8, 12, 16, 20) if not silent else ():
+            sent += shop.send("purchases", names, at=START + timedelta(days=number, hours=hour))
+        shop.tick("purchases", START + timedelta(days=number + 1), 2)
+        sent += 2
+
+    for number in range(21):
+        day(number)
+
+    async def body() -> None:
+        async with shop.worker(core=engine(shop)), Watcher(shop.settings()) as watcher:
+
+            async def told() -> list[str]:
+                await eventually(lambda: sum(shop.offsets(2).values()) == sent and shop.waiting(2) == 0, 60)
+                return [f.found for f in troubles(await watcher.look()) if f.check == "feeds"]
+
+            assert await told() == []
+            day(21, silent=True)
+            (found,) = await told()
+            assert found.startswith(f"Traffic on {shop.prefix}purchases is far below what is usual (")
+            day(22)
+            assert await told() == []
 
     asyncio.run(body())
 
