@@ -154,7 +154,12 @@ def history(
     try:
         lessons = Lessons(settings, compare)
     except MissingPackage as e:
-        raise Failure(Code.USAGE, str(e), "", "Install it: pip install 'churnwatch[compare]'.") from e
+        raise Failure(
+            Code.USAGE,
+            str(e),
+            "--compare fits it anew at every cut-off; nothing else needs it.",
+            "Install it beside churnwatch: pip install 'lightgbm>=4.6,<5'; in a clone, make install brings it.",
+        ) from e
     before = gc.get_threshold()
     gc.set_threshold(*GC_THRESHOLDS)
     try:

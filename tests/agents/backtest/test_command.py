@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -57,6 +58,17 @@ def test_not_enough_data_is_said_with_what_is_missing(churnwatch: CommandLine, t
     assert "Not enough data. It has:" in said.err
     assert "it takes 56: twice the horizon of 28 days" in said.err
     assert "--suggest-horizon" in said.err
+
+
+def test_a_comparison_without_its_package_says_how_to_get_it(
+    churnwatch: CommandLine, orders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "lightgbm", None)  # as where it was never installed
+    said = churnwatch("backtest", str(orders), "--out", str(tmp_path / "new"), "--compare", "lightgbm")
+    assert said.code == 2
+    assert "lightgbm is not installed." in said.err
+    assert "pip install 'lightgbm" in said.err
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(("flag", "value"), [("--horizon", "month"), ("--every", "0d"), ("--from", "May"), ("--horizon", "9999w")])  # fmt: skip
