@@ -6,10 +6,14 @@ shop has before it has churnwatch: warn of whoever is silent for longer than the
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import sys
 from bisect import bisect_right
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from itertools import pairwise
+from pathlib import Path
 from statistics import quantiles
 from typing import NamedTuple
 
@@ -221,15 +225,27 @@ NEXT = (
     ("make demo DATA=groceries", "a grocery chain: offers by category"),
     ("make demo DATA=path/to/orders.csv", "your own"),
     ("make demo SERVERS=local", "on a real Apache Kafka and Redis"),
-    ("churnwatch --help", "all it can do; README.md has the way"),
+    ("{churnwatch} backtest path/to/orders.csv", "how right it would have been, on your own history"),
+    ("{churnwatch} --help", "all it can do; README.md has the way"),
 )
 """Commands to try next, and what they do."""
 
 
 def next_lines() -> list[str]:
     """The commands to try next, for people."""
-    wide = max(len(command) for command, _ in NEXT)
-    return ["Next:", *(f"  {command:<{wide}}  {what}" for command, what in NEXT)]
+    commands = [(command.format(churnwatch=_program()), what) for command, what in NEXT]
+    wide = max(len(command) for command, _ in commands)
+    return ["Next:", *(f"  {command:<{wide}}  {what}" for command, what in commands)]
+
+
+def _program() -> str:
+    """How whoever has started us may start us again: ``make`` puts nothing on the PATH."""
+    own = Path(sys.argv[0])
+    if own.name != "churnwatch" or shutil.which("churnwatch"):
+        return "churnwatch"
+    with contextlib.suppress(ValueError):
+        own = own.absolute().relative_to(Path.cwd())
+    return str(own)
 
 
 def day(at: int) -> str:

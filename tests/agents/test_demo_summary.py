@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 from agents.demo import summary
 from agents.demo.known import Known
 from agents.demo.messages import Bought, Ended, Measured, Message, Opened
@@ -139,3 +143,17 @@ def test_what_is_left_early_is_summed_up_as_far_as_it_went() -> None:
     assert said[0] == "Stopped at 2 Mar 2026: so far 1 customers, 2 purchases."
     # The purchase of day 90 was sent and not applied yet: it does not count.
     assert summary.summarise(model).ours.right == 1
+
+
+def test_the_next_commands_can_be_typed_as_they_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / ".venv" / "bin" / "churnwatch"
+    monkeypatch.setattr("sys.argv", [str(own), "demo"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert any(line.startswith("  .venv/bin/churnwatch backtest ") for line in summary.next_lines())
+    own.parent.mkdir(parents=True)
+    own.touch(0o755)
+    monkeypatch.setenv("PATH", str(own.parent))
+    assert any(line.startswith("  churnwatch backtest ") for line in summary.next_lines())
