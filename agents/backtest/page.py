@@ -131,11 +131,12 @@ def _gains(found: Found, document: Mapping[str, Any]) -> Iterator[str]:
         drawn,
         ("active customers you contact", "of those who leave, reached"),
         "Gains: share reached by share contacted",
+        legend="lower right",
     )
     x, y = gains(found.cutoffs, CHAMPION, "active")
     fifth = y[round(0.2 * (len(x) - 1))]
     yield (
-        "<p>Active customers (a purchase within the last horizon), sorted by their risk, highest first. "
+        f"<p>Active customers (a {_activity(document)} within the last horizon), sorted by their risk, highest first. "
         f"Contact the first fifth of them and you reach <b>{fifth:.0%}</b> of those who are about to leave; by chance it "
         "would be 20 %.</p>"
     )
@@ -220,7 +221,7 @@ def _weeks(found: Found) -> Iterator[str]:
 def _learned(document: Mapping[str, Any]) -> Iterator[str]:
     learned = document["learned"]
     yield _section("learned", "What it has learned about your customers")
-    found = [(each["title"], each["values"], each["effects"]) for each in learned.get("curves", [])][:_CURVES]
+    found = [(each["title"], each["values"], each["effects"]) for each in learned.get("curves", [])]
     if not found:
         yield (
             "<p>Nothing yet: too few labels had matured by the end of the file for the learned score to decide "
@@ -232,7 +233,12 @@ def _learned(document: Mapping[str, Any]) -> Iterator[str]:
         "thing adds to the risk, all else being equal: above the line it speaks for leaving, below it for staying. Those "
         "that matter most come first.</p>"
     )
-    yield f"<figure class=wide>{plots.curves(found, 'Learned curves of the inputs')}</figure></section>"
+    yield f"<figure class=wide>{plots.curves(found[:_CURVES], 'Learned curves of the inputs')}</figure>"
+    rest = found[_CURVES:]
+    if rest:
+        drawn = plots.curves(rest, "Learned curves of the other inputs")
+        yield f"<details><summary>The other {len(rest)}</summary><figure class=wide>{drawn}</figure></details>"
+    yield "</section>"
 
 
 def _lives(found: Found) -> Iterator[str]:

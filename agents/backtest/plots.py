@@ -134,8 +134,9 @@ def lines(
     *,
     percent: str = "xy",
     marks: Sequence[Line] = (),
+    legend: str = "lower left",
 ) -> str:
-    """Lines over each other, with single points (``marks``) on them."""
+    """Lines over each other, with single points (``marks``) on them. ``legend``: the corner that they leave free."""
     with _figure(5.2, 4.2) as (figure, axes):
         for line in drawn:
             style = (0, (4, 3)) if line.dashed else "-"
@@ -148,7 +149,7 @@ def lines(
             axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         if "y" in percent:
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axes.legend(loc="best")
+        axes.legend(loc=legend)
         return _svg(figure, title)
 
 

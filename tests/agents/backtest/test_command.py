@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
@@ -164,6 +165,16 @@ def test_the_page_opens_in_a_browser_with_all_its_parts_and_no_error(folder: Pat
     assert page.sections == list(SECTIONS)
     assert page.drawings >= 8
     assert page.rows > 20
+
+
+def test_the_page_draws_the_curve_of_every_input_that_was_learned(folder: Path) -> None:
+    learned = json.loads((folder / "report.json").read_text())["learned"]["curves"]
+    text = (folder / "report.html").read_text()
+    section = text[text.index("<section id=learned>") : text.index("<section id=customers>")]
+    titles = {html.escape(each["title"]) for each in learned}
+    assert len(titles) > 5
+    # The plots are text of their own in the page.
+    assert {title for title in titles if title not in html.unescape(section)} == set()
 
 
 def test_the_page_needs_nothing_from_outside(folder: Path) -> None:
