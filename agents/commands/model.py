@@ -116,7 +116,7 @@ def show(
             "Not enough data to have learned anything: the prior of the settings decides.",
             f"A label matures {call.settings.policy.horizon_days:g} days after a customer was looked at; of each outcome "
             f"{call.settings.learning.gate:,} are needed before a learned score decides (learning.gate).",
-            "Does one run (churnwatch trainer)? docs/learning.md says what to look at.",
+            "Does a trainer run (churnwatch trainer)? docs/learning.md says what to look at.",
         )
     if as_json:
         sys.stdout.write(msgspec.json.encode(snapshot).decode() + "\n")

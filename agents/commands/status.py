@@ -343,10 +343,10 @@ def _score(seen: Overview) -> str:
         version = escape(seen.settings.prior.version)
         if not seen.settings.learning.enabled:
             return f"statistical, by the prior {version}: learning is off"
-        days = seen.settings.policy.horizon_days
+        days, minutes = seen.settings.policy.horizon_days, seen.settings.learning.publish_seconds / 60
         return (
-            f"statistical, by the prior {version}: not enough data to learn from; no label is known yet, the first "
-            f"matures {days:g} days after a customer was first looked at, where a trainer runs"
+            f"statistical, by the prior {version}: not enough data to have learned from yet. Labels mature {days:g} days "
+            f"after a customer was looked at; the first snapshot is there {minutes:g} minutes later, where a trainer runs"
         )
     said = f"{deciding.source}, {escape(deciding.promoted)} of snapshot {escape(deciding.version)}"
     if seen.logs is not None and seen.logs.learned.pinned is deciding:

@@ -480,8 +480,11 @@ def test_alerts_that_were_decided_by_other_settings_are_noticed() -> None:
 def test_the_gate_is_shown_until_it_opens_and_before_any_label_that_there_is_not_enough_data() -> None:
     seen = overview()
     assert seen.logs is not None
-    assert "score  statistical, by the prior prior-0: not enough data to learn from" in text(seen)
-    assert "matures 28 days after" in text(seen)
+    assert "score  statistical, by the prior prior-0: not enough data to have learned from yet" in text(seen)
+    assert (
+        "mature 28 days after a customer was looked at; the first snapshot is there 15 minutes later"
+        in text(seen)
+    )
     trainer = Trainer(Learning(publish_labels=256, gate=200), HORIZON, Prior(), FEATURES_VERSION)
     (young,) = (p.snapshot for p in trainer.learn(labels(256)).published)
     gate = young.leading.gate
