@@ -25,7 +25,7 @@ from alerts.policy import version as policy_version
 from alerts.reasons import Evidence, reasons
 from features import matrix
 from features.cold import Cold
-from features.customer import EMPTY_COLD, VERSION, Customer, apply
+from features.customer import EMPTY_COLD, FEATURES, Customer, apply
 from features.matrix import Inputs
 from features.shop import DAY, Calendar
 from features.standing import Episode, Standing
@@ -312,9 +312,9 @@ def _changed(told: Told, settings: Settings, model: ChurnModel) -> list[str]:
             f"it was decided by model {versions.model}, which is neither a snapshot on {topics.MODELS} nor that of the "
             f"settings, {model.version} (prior.version): replayed is the latter"
         )
-    if versions.features != str(VERSION):
+    if versions.features != FEATURES:
         found.append(
-            f"it was decided with features of version {versions.features}, this churnwatch has {VERSION}"
+            f"it was decided with features of version {versions.features}, this churnwatch has {FEATURES}"
         )
     if told.application != settings.application:
         found.append(

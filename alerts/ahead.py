@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alerts import bands
 from alerts.decide import WARN_AT
@@ -25,7 +26,8 @@ from features.shop import DAY
 from features.standing import Standing
 from models.churn import ChurnModel
 
-_NEVER = 2**62
+NEVER = 2**62
+"""An instant at which nothing is due."""
 
 
 class Quiet(NamedTuple):
@@ -52,9 +54,7 @@ class Ahead:
 
     def next(self, quiet: Sequence[Quiet]) -> list[int]:
         """The instant of each customer's next look, after its ``after``."""
-        policy = self._policy
-        rows = matrix.table([q.facts for q in quiet])
-        facts = np.array(
+        known = np.array(
             [
                 (
                     q.customer.last_decisive + q.stagger,
@@ -64,7 +64,7 @@ class Ahead:
                     s.written_band,
                     s.churn.band if s.churn else -1,
                     s.upsell.opened if s.upsell else -1,
-                    q.offer or _NEVER,
+                    q.offer or NEVER,
                     s.history,
                 )
                 for q in quiet
@@ -72,7 +72,17 @@ class Ahead:
             ],
             dtype=np.float64,
         ).T
-        start, after, soon, written, written_band, held, offered, offer, history = facts
+        chosen: list[int] = self.instants(matrix.table([q.facts for q in quiet]), known).tolist()
+        return chosen
+
+    def instants(
+        self, rows: matrix.Floats, known: Sequence[matrix.Floats] | matrix.Floats
+    ) -> NDArray[np.int64]:
+        """As ``next``, of ``features.matrix.rows`` and what else is known, each one value for each customer: where
+        the grid starts, ``after``, ``soon``, score and band that were written, band of the churn episode (-1: there
+        is none), instant at which the upsell episode opened (-1), ``offer`` (``NEVER``), whether history decided."""
+        policy = self._policy
+        start, after, soon, written, written_band, held, offered, offer, history = known
         grid, ends = self._grid.coming(start.astype(np.int64), after.astype(np.int64))
         at = np.vstack([np.where(soon > 0, soon.astype(np.int64), grid[:1]), grid])
 
@@ -80,7 +90,7 @@ class Ahead:
         scores = self._model.score(x)
         churn = scores.churn
         open_episode = held >= 0
-        band = _bands(churn, scores.alive, x.recency, policy, np.maximum(held, bands.LOW))
+        band = band_of(churn, scores.alive, x.recency, policy, np.maximum(held, bands.LOW))
         rise = scores.rise
         warns = (band >= WARN_AT[policy.warn_at]) & (band < bands.LAPSED) & (rise >= policy.rise)
         says = np.where(open_episode, band != held, warns)
@@ -91,11 +101,11 @@ class Ahead:
         # The first look after history, and the end of a stretch, are taken whatever they have to say.
         says |= history > 0
         says[1:] |= ends
-        chosen: list[int] = np.where(says, at, _NEVER).min(axis=0).tolist()
+        chosen: NDArray[np.int64] = np.where(says, at, NEVER).min(axis=0)
         return chosen
 
 
-def _bands(
+def band_of(
     churn: matrix.Floats,
     alive: matrix.Floats,
     recency: matrix.Floats,

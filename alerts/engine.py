@@ -27,12 +27,14 @@ from alerts.partition import Ceiling, Partition, Poisoned, Window, unpack
 from alerts.policy import Feeds, Policy, fingerprint, version
 from alerts.reasons import Evidence, reasons
 from alerts.tally import SECOND, Change, Place, Warned
+from alerts.usual import FEWEST, Chosen, Lived, Usual, usual
 from alerts.words import ENGLISH, Words
 from features import ledger, matrix
 from features.cold import Cold, bounded_offers
 from features.customer import (
     DECISIVE,
     EMPTY_COLD,
+    FEATURES,
     VERSION,
     Customer,
     apply,
@@ -61,7 +63,7 @@ from streams.topics import CUSTOMER_SCORES, CUSTOMERS, INPUTS
 ClockMode = Literal["record", "wall"]
 Delivery = Literal["live", "history", "silent"]
 Counts = Counter[tuple[str, ...]]
-FEATURES_VERSION: Final = str(VERSION)
+FEATURES_VERSION: Final = FEATURES
 _TIMER: Final = -1
 _NEVER: Final = 2**62
 
@@ -115,6 +117,7 @@ class _Use(NamedTuple):
     ahead: Ahead
     versions: Versions
     known: int
+    usual: Usual
 
 
 class _Gone(NamedTuple):
@@ -137,6 +140,10 @@ class _Draft(NamedTuple):
     content: _Content
     dropped: bool = False
     trace: str | None = None
+
+
+Placed = tuple[tuple[int, str, int], Message]
+"""A message, and where it stands among the others; see ``_Draft.order``."""
 
 
 class _Cause(NamedTuple):
@@ -245,10 +252,11 @@ class Begun(NamedTuple):
 
     after: Partition
     use: _Use
+    log: _Log
+    work: dict[bytes, list[tuple[int, int, Decoded]]]
+    chosen: Chosen
     steps: list[_Steps]
     lives: dict[bytes, _Life]
-    counts: Counts
-    letters: list[tuple[int, Message]]
 
 
 class Engine:
@@ -301,6 +309,10 @@ class Engine:
         self._first = Usable(0, RhythmScore(prior, policy.horizon_days))
         self._models: list[_Use] = []
         self._brakes = Brakes()
+        # Whether, and for how many, customers are dealt with in arrays where nothing unusual happens to them; it
+        # makes no difference to what is decided and stored.
+        self.together = True
+        self.fewest = FEWEST
         self.adopt(())
 
     # ---- what the shell asks
@@ -336,13 +348,25 @@ class Engine:
 
     def _used(self, usable: Usable) -> _Use:
         model = usable.model
-        digest = fingerprint(self.policy, model.name)
+        known = int.from_bytes(fingerprint(self.policy, model.name)[:4], "big") or 1
+        ahead = Ahead(self.policy, self._grid, model)
         return _Use(
             usable.effective,
             model,
-            Ahead(self.policy, self._grid, model),
+            ahead,
             Versions(policy=version(self.policy), model=model.version, features=FEATURES_VERSION),
-            int.from_bytes(digest[:4], "big") or 1,
+            known,
+            Usual(
+                self.policy,
+                self._grid,
+                model,
+                ahead,
+                self.calendar,
+                known,
+                self._step if self._learns else 0,
+                self._horizons,
+                self.retention,
+            ),
         )
 
     def _decided_by(self, partition: Partition) -> None:
@@ -412,12 +436,9 @@ class Engine:
                 times.append(item.at)
                 todo = work.get(item.key)
                 if todo is None:
-                    todo = work[item.key] = []
-                    life = self._life(item.key, hot[item.key], cold.get(item.key))
-                    lives[item.key] = life
-                if item.key not in cold and self._may_fire(lives[item.key], todo, item.at, bound):
-                    missing.append(item.key)
-                todo.append((place, before, item))
+                    work[item.key] = [(place, before, item)]
+                else:
+                    todo.append((place, before, item))
             elif isinstance(item, Refused):
                 bad = item.reason != "not_yet_supported" and item.offset > accepted
                 counts["refused", item.reason] += 1
@@ -430,8 +451,19 @@ class Engine:
             before = item.offset
         for kind, count in kinds.items():
             counts["event", type_name(kind)] += count
+        chosen = self._choose(partition, index, bound, work, hot, cold)
+        usually = set(chosen.keys)
+        for key, todo in work.items():
+            if key in usually:
+                continue
+            life = lives[key] = self._life(key, hot[key], cold.get(key))
+            if key not in cold and any(
+                self._may_fire(life, todo[:number], item.at, bound)
+                for number, (_, _, item) in enumerate(todo)
+            ):
+                missing.append(key)
         if missing:
-            raise Missing(list(dict.fromkeys(missing)))
+            raise Missing(missing)
         before_these = partition.windows.get(topic, Window())
         window, poisoned = before_these.after(invalid)
         if poisoned is not None:
@@ -447,13 +479,42 @@ class Engine:
         # These records are traffic already when a deadline between them asks whether their topic is silent.
         partition = msgspec.structs.replace(partition, feeds=self._fed(partition, topic, times))
         log = _Log(partition, topic, index, records, bound, counts, letters)
-        steps = [self._follow(lives[key], todo, log) for key, todo in work.items()]
+        steps = [self._follow(life, work[key], log) for key, life in lives.items()]
         after = msgspec.structs.replace(
             partition,
             applied={**partition.applied, topic: items[-1].offset},
             windows={**partition.windows, topic: window},
         )
-        return Begun(after, self._using, steps, lives, counts, letters)
+        return Begun(after, self._using, log, work, chosen, steps, lives)
+
+    def _choose(
+        self,
+        partition: Partition,
+        ring: int,
+        bound: int,
+        work: Mapping[bytes, Sequence[tuple[int, int, Decoded]]],
+        hot: Mapping[bytes, bytes | None],
+        cold: Mapping[bytes, bytes | None],
+    ) -> Chosen:
+        """The customers who may be dealt with in arrays."""
+        chosen = Chosen(partition.clock, bound, ring, [], [], [], cold)
+        live = 0 if self.clock == "record" else partition.live_since
+        if not self.together or (self.clock == "wall" and not live):
+            return chosen
+        for key, todo in work.items():
+            raw = hot[key]
+            if (
+                # Whose cold part was not loaded may yet need it.
+                key in cold
+                and not (raw is None and self.forgotten and self.forgotten.of(key))
+                and (raw is None or raw[0] == VERSION)
+                and usual(todo)
+                and (not live or all(item.at >= live for _, _, item in todo))
+            ):
+                chosen.keys.append(key)
+                chosen.todos.append(todo)
+                chosen.hot.append(raw)
+        return chosen
 
     def turns(self, begun: Sequence[Begun]) -> list[Turn]:
         """The turns of different partitions: what they ask of a model, they ask together. Each is what it would be
@@ -462,12 +523,84 @@ class Engine:
         for one in begun:
             if not any(one.use is known for known in uses):
                 uses.append(one.use)
+        turns: list[Turn | None] = [None] * len(begun)
         for use in uses:
             self._using = use
-            together = [one for one in begun if one.use is use]
+            places = [place for place, one in enumerate(begun) if one.use is use]
+            together = [begun[place] for place in places]
+            lived = self._usually(use, together)
             self._run([step for one in together for step in one.steps])
             self._look_far([life for one in together for life in one.lives.values()])
-        return [self._turn(one.after, one.lives, one.counts, one.letters, swept=False) for one in begun]
+            for place, one, each in zip(places, together, lived, strict=True):
+                log = one.log
+                scores = [] if each is None else self._scored(log.partition.applied, each, log.counts, log)
+                turns[place] = self._turn(one.after, one.lives, log.counts, log.letters, each, scores)
+        return [turn for turn in turns if turn is not None]
+
+    def _usually(self, use: _Use, together: Sequence[Begun]) -> list[Lived | None]:
+        """Deals with the chosen in arrays; who is left, or all where they are few, live turns of their own."""
+        found: list[Lived | None] = [None] * len(together)
+        some = [place for place, one in enumerate(together) if one.chosen.keys]
+        if sum(len(together[place].chosen.keys) for place in some) >= self.fewest:
+            lived = use.usual.turns([together[place].chosen for place in some], self.fewest)
+            for place, each in zip(some, lived, strict=True):
+                found[place] = each
+        for place in some:
+            one, taken = together[place], found[place]
+            chosen = one.chosen
+            for index in range(len(chosen.keys)) if taken is None else taken.left:
+                key = chosen.keys[index]
+                life = one.lives[key] = self._life(key, chosen.hot[index], chosen.cold[key])
+                one.steps.append(self._follow(life, chosen.todos[index], one.log))
+        return found
+
+    def _fired(
+        self,
+        partition: Partition,
+        keys: list[bytes],
+        until: int,
+        hot: Mapping[bytes, bytes | None],
+        cold: Mapping[bytes, bytes | None],
+        *,
+        history: bool,
+    ) -> tuple[Lived | None, list[bytes]]:
+        """What is due of usual customers; who else is to fire."""
+        live = 0 if self.clock == "record" else partition.live_since
+        if not self.together or history or (self.clock == "wall" and not live):
+            return None, keys
+        some = [key for key in keys if (raw := hot[key]) is not None and raw[0] == VERSION]
+        if len(some) < self.fewest:
+            return None, keys
+        chosen = Chosen(live, until, 0, some, [()] * len(some), [hot[key] for key in some], cold)
+        lived = self._using.usual.timers(chosen, lambda at: at < live or self._feed_silent(partition, at))
+        left = {some[place] for place in lived.left}
+        return lived, [key for key in keys if key in left or key not in lived.hot]
+
+    def _scored(
+        self, applied: dict[str, int], lived: Lived, counts: Counts, log: _Log | None = None
+    ) -> list[Placed]:
+        """The scores of usual customers on their way out. ``log``: what caused them stands there."""
+        counts["decision",] += lived.decisions
+        if not lived.written:
+            return []
+        counts["score",] += len(lived.written)
+        found = []
+        position = applied
+        for place, key, churn, band, at in lived.written:
+            if log is not None:
+                position = {**applied, log.topic: log.records[place].offset}
+            score = Score(
+                customer=key.decode("utf-8", "surrogatepass"),
+                churn_probability=churn,
+                risk_band=bands.NAMES[band],
+                score_source=self.model.source,
+                decided_at=at,
+                position=position,
+                versions=self.versions,
+            )
+            message = score_message(score, self.policy.type_prefix, self.application)
+            found.append(((place, score.customer, 0), message))
+        return found
 
     def tick(self, partition: Partition, topic: str, tick: Tick) -> int | None:
         """The instant to which this ``clock`` record moves the partition's clock; None if it does not."""
@@ -505,7 +638,9 @@ class Engine:
         else:
             because = _Cause(_TIMER, partition.applied, cause[0], cause[1].offset, None, cause[1].history)
         steps = []
-        for key, _ in due:
+        history = cause is not None and cause[1].history
+        lived, rest = self._fired(partition, [key for key, _ in due], limit, hot, cold, history=history)
+        for key in rest:
             raw = hot[key]
             if raw is None:
                 continue
@@ -519,7 +654,11 @@ class Engine:
         if self.clock == "wall" and complete and until > partition.clock:
             tally = partition.tally.until(partition.clock, until)
             after = msgspec.structs.replace(partition, clock=until, tally=tally)
-        turn = self._turn(after, lives, counts, [], swept=True)
+        scores: list[Placed] = []
+        if lived is not None:
+            counts.update({("fired",): lived.fired, ("look",): lived.looks})
+            scores = self._scored(because.position(), lived, counts)
+        turn = self._turn(after, lives, counts, [], lived, scores, swept=True)
         turn.cleared.extend(key for key, _ in due if hot[key] is None)
         return turn
 
@@ -1226,12 +1365,16 @@ class Engine:
         lives: dict[bytes, _Life],
         counts: Counts,
         letters: list[tuple[int, Message]],
+        lived: Lived | None = None,
+        scores: Sequence[Placed] = (),
         *,
-        swept: bool,
+        swept: bool = False,
     ) -> Turn:
         turn = Turn(partition=partition, counts=counts)
+        if lived is not None:
+            turn.hot, turn.cold, turn.deadlines = lived.hot, lived.cold, lived.deadlines
         drafts: list[_Draft] = []
-        change = Change()
+        change = Change() if lived is None else lived.change
         for key, life in lives.items():
             standing = life.standing
             if life.erased and life.raw is not None:
@@ -1270,15 +1413,17 @@ class Engine:
             drafts.extend(life.drafts)
         if turn.hot or turn.cold or turn.erased or change.warned:
             turn.partition = msgspec.structs.replace(turn.partition, tally=change.of(turn.partition.tally))
-        if drafts or letters:
-            self._deliver(turn, drafts, letters)
+        if drafts or letters or scores:
+            self._deliver(turn, drafts, letters, scores)
         return turn
 
-    def _deliver(self, turn: Turn, drafts: list[_Draft], letters: list[tuple[int, Message]]) -> None:
+    def _deliver(
+        self, turn: Turn, drafts: list[_Draft], letters: list[tuple[int, Message]], scores: Sequence[Placed]
+    ) -> None:
         """Messages in the order of their causes; brakes and the ceiling mark what is not delivered."""
         learned = turn.partition.examples
         ceiling = Ceiling(turn.partition.minutes, self.policy.deliver_per_minute)
-        placed = [((place, "", -1), letter) for place, letter in letters]
+        placed = [*scores, *(((place, "", -1), letter) for place, letter in letters)]
         for draft in sorted(drafts, key=lambda draft: draft.order):
             content = draft.content
             if isinstance(content, Forgetting):

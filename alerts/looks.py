@@ -8,6 +8,7 @@ customers are not all due at once.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -29,7 +30,7 @@ class Grid:
     """The grid of one application, for a step of ``look_days`` that grows to ``look_max_days``."""
 
     def __init__(self, application: str, policy: Policy) -> None:
-        self._application = application
+        self._salt = f"{application}\0".encode("utf-8", "surrogatepass")
         self.step = round(policy.look_days * DAY)
         self._longest = round(policy.look_max_days * DAY)
         offsets = [k * self.step for k in range(1, _DAILY + 1)]
@@ -58,7 +59,7 @@ class Grid:
 
     def stagger(self, customer: str) -> int:
         """Microseconds, above 0 and up to one step, after which this customer's first look comes."""
-        digest = xxh3_64_intdigest(f"{self._application}\0{customer}".encode("utf-8", "surrogatepass"))
+        digest = xxh3_64_intdigest(self._salt + customer.encode("utf-8", "surrogatepass"))
         return self.step * (digest % 1_000_000 + 1) // 1_000_000
 
     def coming(
@@ -89,3 +90,22 @@ class Grid:
         if passed < offsets[-1]:
             return origin + offsets[bisect_right(offsets, passed)]
         return origin + offsets[-1] + ((passed - offsets[-1]) // self._longest + 1) * self._longest
+
+    def nexts(
+        self, start: NDArray[np.int64], stagger: NDArray[np.int64], after: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """``next`` of many."""
+        origin = start + stagger - self.step
+        passed = after - origin
+        end = self._offsets[-1]
+        offsets = self._written[: len(self._offsets)]
+        near = offsets[np.minimum(np.searchsorted(offsets, passed, side="right"), len(offsets) - 1)]
+        far = end + ((passed - end) // self._longest + 1) * self._longest
+        found: NDArray[np.int64] = origin + np.where(passed < end, near, far)
+        return found
+
+    def staggers(self, customers: Sequence[bytes]) -> NDArray[np.int64]:
+        """``stagger`` of many, by their keys."""
+        salt = self._salt
+        digests = np.array([xxh3_64_intdigest(salt + key) for key in customers], dtype=np.uint64)
+        return self.step * ((digests % 1_000_000).astype(np.int64) + 1) // 1_000_000

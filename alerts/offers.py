@@ -12,11 +12,12 @@ from features.decay import fade
 from features.shop import DAY, HOUR
 from streams.alerts import OfferType
 
-_DUE_EVENTS = 3
+DUE_EVENTS = 3
 """Purchases of a category after which its own rhythm counts."""
 _DUE = (0.9, 1.5)
 _OVERDUE = (2.0, 6.0)
-_VIEWS = 3.0
+VIEWS = 3.0
+"""Decayed views of a category after which it may be offered."""
 _CART_DAYS = 7
 _MOST = 5
 _MARGIN = 1_000_000
@@ -48,7 +49,7 @@ def candidates(
         return at - offered.get(f"{kind}|{name}", at - repeat - 1) > repeat
 
     for name, bought in cold.basket.items():
-        if bought.events < _DUE_EVENTS:
+        if bought.events < DUE_EVENTS:
             continue
         gap = bought.gap_days()
         if gap is None or gap < 1.0:
@@ -79,11 +80,11 @@ def candidates(
             text = words.say("Left {item} in the cart {time} ago.", item=_plain(name), time=hours)
             found.append(Candidate("cart_abandoned", name, 3.0, text))
     for name, browsed in cold.browsed.items():
-        if browsed.weight < _VIEWS:
+        if browsed.weight < VIEWS:
             continue  # it only fades
         views = browsed.weight * fade(at - browsed.last, 7.0)
         if (
-            views >= _VIEWS
+            views >= VIEWS
             and not _bought_since(cold.basket.get(name), browsed)
             and fresh("browse_abandoned", name)
         ):
@@ -101,7 +102,7 @@ def earliest(customer: Customer, cold: Cold, after: int, policy: Policy) -> int:
     found: list[int] = []
     offered, repeat = cold.offered, round(policy.offer_repeat_days * DAY)
     for name, bought in cold.basket.items():
-        if bought.events < _DUE_EVENTS:
+        if bought.events < DUE_EVENTS:
             continue
         gap = (bought.last - bought.first) / (bought.events - 1)
         if gap < DAY * 0.999:
@@ -126,10 +127,10 @@ def earliest(customer: Customer, cold: Cold, after: int, policy: Policy) -> int:
             found.append(begins)
     for name, browsed in cold.browsed.items():
         # What it weighs only fades.
-        if browsed.weight >= _VIEWS and not _bought_since(cold.basket.get(name), browsed):
+        if browsed.weight >= VIEWS and not _bought_since(cold.basket.get(name), browsed):
             again = offered.get(f"browse_abandoned|{name}")
             begins = after if again is None else max(after, again + repeat)
-            if browsed.weight * fade(begins - browsed.last, 7.0) >= _VIEWS - 1e-6:
+            if browsed.weight * fade(begins - browsed.last, 7.0) >= VIEWS - 1e-6:
                 found.append(begins)
     return min(found, default=0)
 

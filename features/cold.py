@@ -24,7 +24,8 @@ CART = 16
 COUNTED = 8
 OFFERED = 64
 BASKET_HALF_LIFE = 90.0
-_HABIT = 3
+HABIT = 3
+"""Purchases of a category that make a habit."""
 _PAUSE_DAYS = 14.0
 BROWSE_HALF_LIFE = 7.0
 
@@ -145,7 +146,7 @@ def stopped(basket: dict[str, Interest], last_purchase: int) -> list[str]:
     found: list[tuple[float, str]] = []
     for name, interest in basket.items():
         gap = interest.gap_days()
-        if name.startswith("sku:") or gap is None or interest.events < _HABIT:
+        if name.startswith("sku:") or gap is None or interest.events < HABIT:
             continue
         if (last_purchase - interest.last) / DAY > max(2.0 * gap, _PAUSE_DAYS):
             found.append((-round(interest.weight, 6), name))

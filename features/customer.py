@@ -5,8 +5,8 @@ an event that is refused half-way has changed nothing. Order of arrival does not
 but ``standing``: counts, sums and decayed counters commute, the rhythm keeps its last days sorted,
 and what needs several kinds of event is combined when it is read.
 
-The record has a hot part (``Customer``: what a score needs) and a cold part (``Cold``), each packed
-as a version byte and a msgpack array.
+The record has a hot part (``Customer``: what a score needs), stored as a row of fixed width
+(``features.layout``), and a cold part (``Cold``), stored as a version byte and a msgpack array.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 from msgspec.structs import replace
 from xxhash import xxh3_64_digest
 
-from features import decay
+from features import decay, layout
 from features.cold import (
     BASKET_HALF_LIFE,
     BROWSE_HALF_LIFE,
@@ -42,7 +42,12 @@ from features.standing import Standing
 from streams import events as ev
 from streams.codec import Decoded
 
-VERSION: Final = 2
+VERSION: Final = layout.VERSION
+"""Of what is stored. Version 2 had a msgpack array as the hot part, and is still read."""
+OLDEST: Final = 2
+"""The oldest version that is read."""
+FEATURES: Final = "2"
+"""Of the inputs of a score: the same number says that a model was taught by the same inputs."""
 REMEMBERED: Final = 32
 """Ids remembered per input topic, and orders remembered, to know a re-send."""
 MOST_MONEY: Final = 2**62
@@ -133,36 +138,44 @@ class UnknownVersion(ValueError):
 _encode = msgspec.msgpack.Encoder().encode
 _decode_hot = msgspec.msgpack.Decoder(Customer).decode
 _decode_cold = msgspec.msgpack.Decoder(Cold).decode
-_PREFIX = bytes([VERSION])
 EMPTY_COLD = Cold()
+PREFIX: Final = bytes([VERSION])
 
 
 def pack_hot(customer: Customer) -> bytes:
     """The hot part as stored."""
-    return _PREFIX + _encode(customer)
+    return layout.pack(customer)
 
 
 def pack_cold(cold: Cold) -> bytes:
     """The cold part as stored."""
-    return _PREFIX + _encode(cold)
+    return PREFIX + _encode(cold)
 
 
-def _body(raw: bytes) -> bytes:
-    if raw[0] > VERSION:
-        raise UnknownVersion(
-            f"a customer's state has version {raw[0]}, this churnwatch knows {VERSION}: run the newer release"
-        )
-    return raw[1:]
+def _newer(raw: bytes) -> UnknownVersion:
+    return UnknownVersion(
+        f"a customer's state has version {raw[0]}, this churnwatch knows {VERSION}: run the newer release"
+    )
 
 
 def unpack_hot(raw: bytes | None) -> Customer:
     """The hot part; a new customer for None. Raises UnknownVersion."""
-    return Customer() if raw is None else _decode_hot(_body(raw))
+    if raw is None:
+        return Customer()
+    if raw[0] == VERSION:
+        return layout.unpack(raw, Customer)
+    if raw[0] > VERSION:
+        raise _newer(raw)
+    return _decode_hot(raw[1:])
 
 
 def unpack_cold(raw: bytes | None) -> Cold:
     """The cold part; an empty one for None. Raises UnknownVersion."""
-    return EMPTY_COLD if raw is None else _decode_cold(_body(raw))
+    if raw is None:
+        return EMPTY_COLD
+    if raw[0] > VERSION:
+        raise _newer(raw)
+    return _decode_cold(raw[1:])
 
 
 DECISIVE: Final[frozenset[type]] = frozenset(
@@ -278,27 +291,31 @@ def _purchase(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> A
     if not new.first_purchase or at < new.first_purchase:
         new.first_purchase = at
     new.last_purchase = max(new.last_purchase, at)
-    local = calendar.local(at)
-    day = local // DAY
-    rhythm = new.rhythm.add(day)
+    rhythm = new.rhythm.add(calendar.day(at))
     if rhythm is None:
         new.late += 1
     else:
         new.rhythm = rhythm
-    basket = interested(cold.basket, _names(event.lines), at, BASKET_HALF_LIFE, CATEGORIES)
-    new.abandoned = abandoned(basket, new.last_purchase)
-    cold = replace(
+    cold = purchased(cold, event, at, calendar)
+    new.abandoned = abandoned(cold.basket, new.last_purchase)
+    if cold.cart:
+        cold = replace(cold, cart=bounded_cart(cold.cart, new.last_purchase))
+    return Applied(new, cold, bought=True, late=rhythm is None)
+
+
+def purchased(cold: Cold, event: ev.Purchase, at: int, calendar: Calendar) -> Cold:
+    """The cold part after a purchase; the cart, which is settled by the newest of them, stays as it is."""
+    local = calendar.local(at)
+    return replace(
         cold,
-        basket=basket,
+        basket=interested(cold.basket, _names(event.lines), at, BASKET_HALF_LIFE, CATEGORIES),
         pending=marked(cold.pending, at),
-        cart=bounded_cart(cold.cart, new.last_purchase),
-        weekdays=counted(cold.weekdays, calendar.weekday(day)),
+        weekdays=counted(cold.weekdays, calendar.weekday(local // DAY)),
         hours=counted(cold.hours, local // HOUR % 24),
         channels=counted(cold.channels, event.channel) if event.channel else cold.channels,
         regions=counted(cold.regions, event.region) if event.region else cold.regions,
         stores=counted(cold.stores, event.store) if event.store else cold.stores,
     )
-    return Applied(new, cold, bought=True, late=rhythm is None)
 
 
 def _paid(new: Customer, minor: int, at: int) -> float:
@@ -317,15 +334,18 @@ def _return(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> App
 
 
 def _view(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> Applied:
-    event = item.event
-    assert isinstance(event, ev.View)
     new.views += 1
     _browse(new, item.at)
+    assert isinstance(item.event, ev.View)
+    return Applied(new, viewed(cold, item.event, item.at))
+
+
+def viewed(cold: Cold, event: ev.View, at: int) -> Cold:
+    """The cold part after a view."""
     name = event.category or (event.sku and "sku:" + event.sku)
-    if name:
-        browsed = interested(cold.browsed, [name], item.at, BROWSE_HALF_LIFE, BROWSED)
-        cold = replace(cold, browsed=browsed)
-    return Applied(new, cold)
+    if not name:
+        return cold
+    return replace(cold, browsed=interested(cold.browsed, [name], at, BROWSE_HALF_LIFE, BROWSED))
 
 
 def _search(new: Customer, cold: Cold, item: Decoded, calendar: Calendar) -> Applied:

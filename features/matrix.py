@@ -5,11 +5,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from math import log
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from features import decay
 from features.customer import RECENT_DAYS, Customer
 from features.decay import HALF_LIVES
 from features.shop import DAY, HOUR
@@ -149,9 +150,118 @@ def facts(c: Customer) -> bytes:
 
 
 def _trend(c: Customer, mean: float) -> float:
-    if mean <= 0.0 or c.paid_90 <= 0.0:
+    return _steepness(c.paid_90, c.bought[2], mean)
+
+
+def _steepness(paid_90: float, bought_90: float, mean: float) -> float:
+    if mean <= 0.0 or paid_90 <= 0.0:
         return 0.0
-    return min(max(log(c.paid_90 / c.bought[2] / mean), -_STEEPEST), _STEEPEST)
+    return min(max(log(paid_90 / bought_90 / mean), -_STEEPEST), _STEEPEST)
+
+
+class Beside(NamedTuple):
+    """What ``columns`` takes of customers from beside their rows; see ``features.layout.Rest``."""
+
+    satisfaction: float = -1.0
+    lost_at: int = 0
+    last_use: int = 0
+    used: decay.Trio = decay.NONE
+    signals: Signals = _NO_SIGNALS
+
+    def numbers(self) -> tuple[float, ...]:
+        """In the order in which ``columns`` wants them."""
+        s = self.signals
+        return (
+            self.satisfaction if self.satisfaction >= 0 else 1.0,
+            self.lost_at,
+            self.last_use,
+            self.used[1],
+            self.used[2],
+            s.returns_90,
+            s.returned_at,
+            s.empty_30,
+            s.empty_at,
+            s.carts_30,
+            s.carted_at,
+            max(0.6 - s.rating, 0.0) if s.rating >= 0.0 else 0.0,
+            s.bad_90,
+            s.bad_at,
+        )
+
+
+def beside(found: Sequence[Beside | None]) -> Floats:
+    """One row for each number of ``Beside``; None: nothing is known."""
+    columns = np.empty((len(_NEUTRAL), len(found)))
+    columns[:] = np.array(_NEUTRAL)[:, None]
+    for place, each in enumerate(found):
+        if each is not None:
+            columns[:, place] = each.numbers()
+    return columns
+
+
+_NEUTRAL: Final = Beside().numbers()
+
+
+def columns(rows: Any, more: Floats, overdue: Floats) -> Floats:
+    """As ``rows`` of customers from their stored rows (``features.layout.ROW``), from ``beside``, and with how many of
+    their complaints are overdue. To the last bit what ``facts`` gives: it asks the same logarithm."""
+    orders, spend = rows["orders"], rows["spend"].astype(np.float64)
+    bought, browsed = rows["bought"], rows["browsed"]
+    found = np.empty((_FACTS, len(orders)))
+    mean = spend / np.maximum(orders, 1)
+    listed = spend + rows["discount"]
+    trend = np.zeros(len(orders))
+    again = np.flatnonzero(orders > 1)
+    if len(again):
+        trend[again] = [
+            _steepness(*each)
+            for each in zip(
+                rows["paid_90"][again].tolist(), bought[again, 2].tolist(), mean[again].tolist(), strict=True
+            )
+        ]
+    gaps = rows["last_gap"]
+    last_gap = np.zeros(len(orders))
+    some = np.flatnonzero(gaps > 0)
+    if len(some):
+        last_gap[some] = [log(gap) for gap in gaps[some].tolist()]
+    satisfaction, lost_at, last_use, used_30, used_90, *signals = more
+    last_purchase = rows["last_purchase"].astype(np.float64)
+    rating = signals.pop(6)
+    for place, column in enumerate(
+        (
+            last_purchase,
+            rows["first_purchase"],
+            orders.astype(np.float64) - 1.0,
+            rows["gaps"],
+            rows["mean"],
+            rows["variance"],
+            last_gap,
+            bought[:, 0],
+            bought[:, 1],
+            bought[:, 2],
+            mean,
+            trend,
+            rows["discount"] / np.maximum(listed, 1.0),
+            rows["abandoned"],
+            rows["last_browse"],
+            browsed[:, 0],
+            browsed[:, 1],
+            browsed[:, 2],
+            last_use,
+            used_30,
+            used_90,
+            *signals[:6],
+            rating,
+            *signals[6:],
+            rows["open"],
+            rows["closed_at"],
+            satisfaction,
+            lost_at > last_purchase,
+            overdue,
+        )
+    ):
+        found[place] = column
+    return found
 
 
 def at_instants(facts: Floats, at: NDArray[np.int64], needed: frozenset[str] = EVERY) -> Inputs:

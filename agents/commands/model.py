@@ -15,7 +15,7 @@ from agents import snapshots
 from agents.commands.kafka import Broker
 from agents.commands.shell import Code, Failure, Shell, examples, instant, shell
 from agents.send import Outgoing, Sender, SendError
-from features.customer import VERSION as FEATURES
+from features.customer import FEATURES
 from models.snapshot import CHAMPION, PIN, Book, Horizon, Known, Snapshot, encode_pin
 from streams.topics import MODELS
 
@@ -367,7 +367,7 @@ def _one(known: Known, version: str) -> Snapshot:
 
 def _usable(call: Shell, snapshot: Snapshot) -> str | None:
     """Why the workers of these settings cannot use it, or None."""
-    book = Book(call.settings.policy.horizon_days, str(FEATURES))
+    book = Book(call.settings.policy.horizon_days, FEATURES)
     return book.refusal(snapshot)
 
 

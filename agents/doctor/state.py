@@ -12,7 +12,7 @@ from agents.findings import Finding, counted, ok, problem, unknown
 from agents.overview import Overview, Watcher
 from agents.settings import Settings
 from agents.status import troubles
-from features.customer import VERSION
+from features.customer import OLDEST, VERSION
 
 PATIENCE: Final = 2.5
 """Seconds for one question."""
@@ -113,8 +113,8 @@ async def _versions(watcher: Watcher, seen: Overview) -> list[Finding]:
                 found.update(value[0] for value in list(sample.values())[:SAMPLE] if value)
     except RedisError as error:
         return [unknown("state.versions", "Versions of states were not looked at.", str(error))]
-    code = f"{_release()} knows version {VERSION}"
-    other = sorted(set(found) - {VERSION})
+    code = f"{_release()} knows versions {OLDEST} to {VERSION}"
+    other = sorted(version for version in found if not OLDEST <= version <= VERSION)
     if other:
         newer = other[-1] > VERSION
         return [

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
 from features.cold import Cold
@@ -23,7 +24,7 @@ from features.customer import (
     unpack_cold,
     unpack_hot,
 )
-from features.rhythm import WINDOW
+from features.rhythm import WINDOW, Fold, Rhythm
 from features.shop import DAY, Calendar, Shop
 from features.standing import Episode, Standing
 from streams import events as ev
@@ -259,6 +260,31 @@ def test_both_parts_survive_being_stored() -> None:
     assert unpack_cold(pack_cold(state.cold)) == state.cold
     assert unpack_hot(None) == Customer()
     assert unpack_cold(None) == Cold()
+
+
+def test_a_state_of_the_version_before_is_read_and_written_anew() -> None:
+    log = Log()
+    for number in range(40):
+        log.purchase("ann", day(number * 2), category="tea")
+    log.complaint("ann", day(81))
+    log.survey("ann", day(81), 3)
+    log.cart("ann", day(82), "s1")
+    state = after(log)
+    state.customer.standing = Standing(
+        at=day(82), churn=Episode(day(81), 1, 1, day(78)), upsell=Episode(day(81), 0, 2, day(78), ("a|b",))
+    )
+    encode = msgspec.msgpack.Encoder().encode
+    before = b"\x02" + encode(state.customer), b"\x02" + encode(state.cold)
+    assert unpack_hot(before[0]) == state.customer
+    assert unpack_cold(before[1]) == state.cold
+    assert pack_hot(unpack_hot(before[0])) == pack_hot(state.customer)
+    assert pack_hot(state.customer)[0] == pack_cold(state.cold)[0] == VERSION == 3
+
+
+def test_purchase_days_that_lie_centuries_apart_are_kept_as_they_are() -> None:
+    centuries = (0, 1, 80_000)
+    customer = Customer(rhythm=Rhythm(centuries, Fold(), Fold(2, 1.0, 0.5)))
+    assert unpack_hot(pack_hot(customer)) == customer
 
 
 def test_a_state_of_a_newer_version_is_refused() -> None:

@@ -41,6 +41,7 @@ def test_looking_ahead_says_the_same_as_looking_at_every_instant_of_the_grid(pol
     rows = only_what_decides(mix.shop(only=PURCHASES, history_days=20).rows)
     ahead = Application((PURCHASES,), policy=policy).run(rows)
     everywhere = Application((PURCHASES,), policy=policy)
+    everywhere.engine.together = False
     everywhere.engine._look_far = lambda lives: None  # type: ignore[method-assign]
     everywhere.run(rows)
     assert ahead.by_customer() == everywhere.by_customer()
@@ -53,6 +54,7 @@ def test_no_history_is_found_in_which_looking_at_every_instant_says_more(log: Lo
     rows = only_what_decides(log.rows)
     ahead = Application((PURCHASES,), policy=policy).run(rows)
     everywhere = Application((PURCHASES,), policy=policy)
+    everywhere.engine.together = False
     everywhere.engine._look_far = lambda lives: None  # type: ignore[method-assign]
     everywhere.run(rows)
     assert ahead.by_customer() == everywhere.by_customer()
@@ -64,6 +66,7 @@ def test_every_look_that_is_left_out_would_have_changed_nothing(policy: Policy, 
     inputs = (only,) if only else INPUTS
     application = Application(inputs, policy=policy, feeds=Feeds(enabled=False))
     engine = application.engine
+    engine.together = False
     plan = engine._look_far
     left_out = 0
 
