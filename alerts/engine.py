@@ -381,11 +381,16 @@ class Engine:
 
     def touches(self, items: Iterable[Item]) -> tuple[list[bytes], list[bytes]]:
         """The customers whose hot part, and those whose cold part, these items need."""
-        hot: dict[bytes, bool] = {}
+        hot: dict[bytes, None] = {}
+        cold: dict[bytes, None] = {}
+        touches = self._touches
         for item in items:
-            if isinstance(item, Decoded):
-                hot[item.key] = hot.get(item.key, False) or self._touches(item.event)
-        return list(hot), [key for key, cold in hot.items() if cold]
+            if type(item) is Decoded:
+                key = item.key
+                hot[key] = None
+                if key not in cold and touches(item.event):
+                    cold[key] = None
+        return list(hot), list(cold)
 
     def events(
         self,

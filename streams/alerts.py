@@ -8,6 +8,7 @@ which they are declared, positions sorted by topic. Probabilities arrive rounded
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -251,11 +252,19 @@ def _headers(
     subject = customer.encode()
     return (
         ("ce_id", identity.encode()),
-        ("ce_source", f"/churnwatch/{application}".encode()),
-        ("ce_specversion", b"1.0"),
-        ("ce_type", kind.encode()),
+        *_fixed(kind, application),
         ("ce_subject", subject),
         ("ce_time", rfc3339(decided_at).encode()),
         ("content-type", b"application/json"),
         ("ce_partitionkey", subject),
+    )
+
+
+@lru_cache(maxsize=256)
+def _fixed(kind: str, application: str) -> tuple[tuple[str, bytes], ...]:
+    """The headers that are the same for all of a kind."""
+    return (
+        ("ce_source", f"/churnwatch/{application}".encode()),
+        ("ce_specversion", b"1.0"),
+        ("ce_type", kind.encode()),
     )
