@@ -25,7 +25,7 @@ from agents.settings import Settings
 from agents.worker import STOP_DEADLINE
 from tests.conftest import missing
 from tests.deploy.image import Image
-from tests.deploy.topology import Compose, Container, Topology
+from tests.deploy.topology import Compose, Container, Topology, confining
 from tests.servers import ROOT, read_all, wait_until
 
 OURS = ("topics", "worker", "trainer", "shop")
@@ -211,6 +211,28 @@ def test_two_workers_share_the_partitions_and_the_topics_are_there_for_good(runn
     assert "exists" in topics.said()
 
 
+def test_ours_write_nowhere_and_may_nothing(running: Topology) -> None:
+    if not confining():
+        pytest.skip("only root may take rights away from a process on this machine")
+    worker = running["worker"]
+    places = ("/etc/x", str(ROOT / "x"), "/usr/x", str(worker.folder / "x"), "/tmp/x")
+    attempt = 'for x; do touch "$x" && echo "$x"; done; chown 1 /tmp/x'
+    tried = subprocess.run(
+        running.confined(worker, "sh", "-c", attempt, "-", *places),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert tried.stdout.splitlines() == ["/tmp/x"]
+    assert tried.returncode != 0, "not even its own file may it give away"
+    # Those that the other tests ask are confined so.
+    for container in [*running.containers["worker"], running["trainer"], running["redis"]]:
+        assert container.process is not None
+        status = Path(f"/proc/{container.process.pid}/status").read_text()
+        assert re.search(r"CapBnd:\s+0+\n", status)
+        assert re.search(r"NoNewPrivs:\s+1\n", status)
+
+
 def test_redis_keeps_everything_and_lets_in_nobody_without_the_password(running: Topology) -> None:
     redis = running["redis"]
     cli = ["redis-cli", "-p", str(redis.port(6379)), "--no-auth-warning"]
@@ -336,7 +358,8 @@ def test_prometheus_sees_all_of_them_and_follows_the_rules(running: Topology) ->
     listen = "--web.listen-address=127.0.0.1:{}"
     where = [manager.here(word) for word in manager.service["command"]]
     manager.start(
-        ["prometheus-alertmanager", *where, listen.format(manager.port(9093))], {"PATH": os.environ["PATH"]}
+        running.confined(manager, "prometheus-alertmanager", *where, listen.format(manager.port(9093))),
+        {"PATH": os.environ["PATH"]},
     )
 
     # The addresses are those of containers: each becomes that of a process here, and the names of a service all of its.
@@ -363,7 +386,8 @@ def test_prometheus_sees_all_of_them_and_follows_the_rules(running: Topology) ->
         for word in prometheus.service["command"]
     ]
     prometheus.start(
-        ["prometheus", *command, listen.format(prometheus.port(9090))], {"PATH": os.environ["PATH"]}
+        running.confined(prometheus, "prometheus", *command, listen.format(prometheus.port(9090))),
+        {"PATH": os.environ["PATH"]},
     )
 
     def asked(path: str) -> dict[str, Any]:

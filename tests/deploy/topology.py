@@ -2,12 +2,14 @@
 
 A container has a network and a file system of its own; here all share those of this machine. So in whatever the
 file says, ``service:port`` becomes a port of this machine, and a path that it mounts becomes a folder of the test.
-Nothing else is changed, and nothing is added but what says where to listen.
+Nothing else is changed, and nothing is added but what says where to listen. Where root runs the tests, all but Kafka
+run on a read-only file system and without capabilities, as the file has it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import shlex
@@ -50,6 +52,14 @@ class Compose:
 
     def secret(self, name: str) -> Path:
         return Path(self.file["secrets"][name]["file"])
+
+
+@functools.cache
+def confining() -> bool:
+    """Whether this machine lets us."""
+    if os.geteuid() != 0 or not all(map(shutil.which, ("unshare", "setpriv"))):
+        return False
+    return subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode == 0
 
 
 class Container:
@@ -202,14 +212,34 @@ class Topology:
         executable = redis_executable()
         assert executable is not None
         where = ["--bind", "127.0.0.1", "--port", str(redis.port(6379))]
-        redis.start([executable, *words, *where], redis.environment())
+        redis.start(self.confined(redis, executable, *words, *where), redis.environment())
 
     # ---- ours
 
     def command(self, container: Container) -> list[str]:
         """What the container runs, entry point and all."""
         words = container.service.get("entrypoint", ["churnwatch"]) + container.service["command"]
-        return [container.here(word.replace("$$", "$")) for word in words]
+        return self.confined(container, *(container.here(word.replace("$$", "$")) for word in words))
+
+    def confined(self, container: Container, *words: str) -> list[str]:
+        """A command that may do nothing and write nowhere but where the file lets it, as far as that can be here."""
+        if not confining():
+            return list(words)
+        service = container.service
+        assert service["read_only"]
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        scratch = container.folder / "scratch"
+        scratch.mkdir(exist_ok=True)
+        tmp = any(place.split(":")[0] == "/tmp" for place in service.get("tmpfs", ()))
+        volumes = [volume.split(":")[0] for volume in service.get("volumes", ())]
+        return [
+            "unshare", "--mount", "--propagation", "private", str(Path(__file__).with_name("confined")),
+            str(scratch), "tmp:rw" if tmp else "tmp:ro",
+            f"ro:{self.image.prefix}", f"ro:{self.compose.folder}", f"ro:{container.folder}",
+            *(f"rw:{self.volume(name)}" for name in volumes if not name.startswith("/")),
+            "--", "env", "--chdir", str(self.workplace(container)), *words,
+        ]  # fmt: skip
 
     def workplace(self, container: Container) -> Path:
         """The image's working directory, or what is mounted there."""
