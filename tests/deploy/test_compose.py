@@ -211,6 +211,18 @@ def test_two_workers_share_the_partitions_and_the_topics_are_there_for_good(runn
     assert "exists" in topics.said()
 
 
+@pytest.mark.parametrize("service", ["worker", "trainer"])
+def test_what_kubernetes_asks_is_answered_well(running: Topology, service: str) -> None:
+    manifest = yaml.safe_load((ROOT / f"deploy/kubernetes/base/{service}.yaml").read_text())
+    (container,) = manifest["spec"]["template"]["spec"]["containers"]
+    (port,) = container["ports"]
+    for kind in ("startup", "liveness", "readiness"):
+        path = container[f"{kind}Probe"]["httpGet"]["path"]
+        url = f"http://127.0.0.1:{running[service].port(port['containerPort'])}{path}"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            assert answer.status == 200, kind
+
+
 def test_ours_write_nowhere_and_may_nothing(running: Topology) -> None:
     if not confining():
         pytest.skip("only root may take rights away from a process on this machine")
