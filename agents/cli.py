@@ -23,6 +23,8 @@ from agents.commands import (
     dlq,
     doctor,
     explain,
+    export,
+    forget,
     import_,
     losses,
     model,
@@ -131,6 +133,8 @@ app.add_typer(_alerts, name="alerts")
 app.command(epilog=explain.EPILOG)(explain.explain)
 app.command(epilog=customers.EPILOG)(customers.customers)
 app.command(epilog=customers.EPILOG_ONE)(customers.customer)
+app.command(epilog=export.EPILOG)(export.export)
+app.command(epilog=forget.EPILOG)(forget.forget)
 app.command(epilog=status.EPILOG)(status.status)
 app.command(epilog=doctor.EPILOG)(doctor.doctor)
 

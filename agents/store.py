@@ -663,17 +663,33 @@ class Store:
         self, partition: int, wanted: Callable[[Message], bool]
     ) -> tuple[list[bytes], list[bytes]]:
         """The ids of messages in the outbox, and of those that no broker takes."""
-        ids: tuple[list[bytes], list[bytes]] = ([], [])
-        for key, some in zip((self.keys(partition)[4], self.parked(partition)), ids, strict=True):
-            after = b"-"
-            while True:
-                read = functools.partial(self.redis.xrange, key, after, b"+", SCAN_COUNT)
-                found = await self._patiently("read", read)
-                some.extend(ident for ident, message in map(_waiting, found) if wanted(message))
-                if len(found) < SCAN_COUNT:
-                    break
-                after = b"(" + found[-1][0]
-        return ids
+        out, parked = self.keys(partition)[4], self.parked(partition)
+        return (
+            [ident async for ident, message in self._entries(out) if wanted(message)],
+            [ident async for ident, message in self._entries(parked) if wanted(message)],
+        )
+
+    async def messages(
+        self, partition: int, wanted: Callable[[Message], bool]
+    ) -> tuple[list[Message], list[Message]]:
+        """The messages in the outbox, and those that no broker takes."""
+        out, parked = self.keys(partition)[4], self.parked(partition)
+        return (
+            [message async for _, message in self._entries(out) if wanted(message)],
+            [message async for _, message in self._entries(parked) if wanted(message)],
+        )
+
+    async def _entries(self, stream: str) -> AsyncIterator[tuple[bytes, Message]]:
+        """All of a stream of messages, little by little."""
+        after = b"-"
+        while True:
+            read = functools.partial(self.redis.xrange, stream, after, b"+", SCAN_COUNT)
+            found = await self._patiently("read", read)
+            for entry in found:
+                yield _waiting(entry)
+            if len(found) < SCAN_COUNT:
+                return
+            after = b"(" + found[-1][0]
 
     # ---- reading, without owning
 
@@ -685,6 +701,12 @@ class Store:
         pipeline.hget(cold, key)
         answer = await self._patiently("read", pipeline.execute)
         return answer[0], answer[1]
+
+    async def deadline(self, partition: int, key: bytes) -> Micros | None:
+        """The deadline of one customer, None where there is none."""
+        due = self.keys(partition)[3]
+        found = await self._patiently("read", lambda: self.redis.zscore(due, key))
+        return None if found is None else int(found)
 
     async def customers(self, partition: int) -> AsyncIterator[tuple[bytes, bytes, bytes | None]]:
         """Each customer of a partition number once: key, hot part, cold part; in no order.

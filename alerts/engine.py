@@ -289,7 +289,7 @@ class Engine:
         self.clock = clock
         self.policy = policy
         self.calendar = Calendar(shop)
-        self._minor_units = shop.minor_units
+        self.minor_units = shop.minor_units
         self._feeds = feed_settings
         self._grid = Grid(application, policy)
         self._accepted = dict(accepted or {})
@@ -745,7 +745,7 @@ class Engine:
         """A customer at ``at`` in the words of the command line and the API."""
         life = self._life(name.encode("utf-8", "surrogatepass"), hot, cold)
         customer = life.customer
-        money = (customer.spend - customer.returned) / 10**self._minor_units
+        money = (customer.spend - customer.returned) / 10**self.minor_units
         result: dict[str, object] = {
             "customer": name,
             "orders": customer.orders,
@@ -1201,13 +1201,13 @@ class Engine:
             warned,
             probability,
             Expected(*expected) if expected else Expected(),
-            self._minor_units,
+            self.minor_units,
         ).known()
         if kind == "churn":
             # What ends by a purchase or by lapsing stakes nothing any more.
             at_risk = known.get("revenue_at_risk", 0.0) if warned else 0.0
             assert isinstance(at_risk, float)
-            life.standing.stake = round(at_risk * 10**self._minor_units)
+            life.standing.stake = round(at_risk * 10**self.minor_units)
         if transition.offers:
             known["offers"] = tuple(_offer(candidate) for candidate in transition.offers)
         action = self._action(transition, life.customer, behind)
@@ -1258,7 +1258,7 @@ class Engine:
             usual=self.model.usual,
             source=self.model.source,
             overdue_hours=self.policy.complaint_overdue_hours,
-            minor_units=self._minor_units,
+            minor_units=self.minor_units,
         )
 
     def _standing_score(self, name: str, score: decide.Score, band: int, at: int, cause: _Cause) -> Score:

@@ -100,8 +100,11 @@ async def _known(settings: Settings) -> Known:
         return Known() if newest is None else Known((newest,))
 
 
-def read(settings: Settings, ask: Callable[[Reader], Coroutine[Any, Any, T]]) -> T:
-    """Runs a question against Redis. Raises :class:`Failure` with what to do when it cannot be answered."""
+def read(settings: Settings, ask: Callable[[Reader], Coroutine[Any, Any, T]], *, scores: bool = True) -> T:
+    """Runs a question against Redis; with ``scores`` about who may leave, for which it is read what was learned.
+
+    Raises :class:`Failure` with what to do when it cannot be answered.
+    """
     url = redacted(settings.redis.url)
     # What the loop says of a connection that Ctrl-C has cut off in its making is a traceback and no news.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
@@ -120,7 +123,8 @@ def read(settings: Settings, ask: Callable[[Reader], Coroutine[Any, Any, T]]) ->
                     "No worker of that name has run on it.",
                     "Start one with: churnwatch worker; or name the right one with --application or --redis.",
                 )
-            return await ask(Reader(settings, store, layout, await _known(settings)))
+            known = await _known(settings) if scores else Known()
+            return await ask(Reader(settings, store, layout, known))
         except StoreAway:
             # redis-py sends through wait_for, which in Python 3.11 may swallow a cancellation: Ctrl-C came first.
             task = asyncio.current_task()
