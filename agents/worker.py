@@ -931,9 +931,9 @@ class Worker:
                 async with self.ownership.lock(number):
                     if self.ownership.get(number) is not owned:
                         continue
-                    if not await self._safely(owned, self._measure(owned)) or self._record_clock:
+                    if not await self._safely(owned, self._measure(owned)):
                         continue
-                    if not await self._reviewed(owned):
+                    if not await self._reviewed(owned) or self._record_clock:
                         continue
                     began = time.monotonic()
                     await self._safely(owned, self._sweep(owned))

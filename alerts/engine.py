@@ -54,7 +54,7 @@ from models.snapshot import Prior
 from streams import events as ev
 from streams.alerts import Alert, Offer, Score, Versions, alert_id, alert_message, score_message
 from streams.codec import Decoded, Item, Record, Refused, Tick, Tombstone, dead_letter, traceparent
-from streams.erasure import Erasure, Forgetting, is_about
+from streams.erasure import Erasure, Forgetting, is_about, whose
 from streams.events import rfc3339, to_datetime, type_name
 from streams.examples import Example, example_message
 from streams.message import Message
@@ -446,8 +446,11 @@ class Engine:
                     todo.append((place, before, item))
             elif isinstance(item, Refused):
                 bad = item.reason != "not_yet_supported" and item.offset > accepted
-                counts["refused", item.reason] += 1
-                letters.append((place, dead_letter(item, topic, "decode")))
+                if self._passed_over(item.record):
+                    counts["suppressed",] += 1
+                else:
+                    counts["refused", item.reason] += 1
+                    letters.append((place, dead_letter(item, topic, "decode")))
             elif isinstance(item, Tombstone):
                 counts["event", "tombstone"] += 1
             else:
@@ -779,6 +782,16 @@ class Engine:
             return True
         return self.clock == "wall" and bool(todo)
 
+    def _passed_over(self, record: Record) -> bool:
+        """Whether a record that cannot be read is of somebody who asked to be forgotten when Kafka had it already."""
+        if not self.forgotten:
+            return False
+        for customer in whose(record.key, record.value, record.headers):
+            known = self.forgotten.of(customer)
+            if known is not None and record.timestamp * 1000 <= known.written:
+                return True
+        return False
+
     def _touches(self, event: ev.Event) -> bool:
         """Whether the cold part is needed for an event."""
         return touches_cold(event) or (self._use_counts and type(event) is ev.Use) or type(event) is ev.Forget
@@ -1020,6 +1033,8 @@ class Engine:
         here = self.application, log.partition.number, log.topic, item.offset
         said = Erasure(
             until=to_datetime(life.standing.forgotten),
+            # A record may have no time.
+            written=to_datetime(max(log.records[place].timestamp, 0) * 1000),
             secret=self.forgotten.secret,
             request=request.hex(),
             application=self.application,

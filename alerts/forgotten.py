@@ -16,7 +16,7 @@ DIGEST: Final = 16
 
 
 class Entry(NamedTuple):
-    """Events up to ``until`` are passed over. ``request``: the hash of what asked for it, read at ``offset`` of
+    """Events up to ``until`` are passed over, and what cannot be read and was ``written`` to Kafka by then. ``request``: the hash of what asked for it, read at ``offset`` of
     ``topic``; ``examples``: labels that had
     left its partition by then; ``application`` and ``partition``: whose."""
 
@@ -27,6 +27,7 @@ class Entry(NamedTuple):
     offset: int
     examples: int
     request: bytes
+    written: Micros
 
 
 class Forgotten:
@@ -88,6 +89,7 @@ def entry(erasure: Erasure) -> Entry:
         erasure.offset,
         erasure.examples,
         bytes.fromhex(erasure.request),
+        to_micros(erasure.written),
     )
 
 
@@ -95,6 +97,7 @@ def erasure(entry: Entry, secret: str) -> Erasure:
     """What is said again of somebody who is on the list."""
     return Erasure(
         until=to_datetime(entry.until),
+        written=to_datetime(entry.written),
         secret=secret,
         request=entry.request.hex(),
         application=entry.application,

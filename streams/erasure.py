@@ -23,13 +23,15 @@ VERSION: Final = 1
 class Erasure(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One customer was forgotten.
 
-    ``until``: events of the customer up to then are passed over, whenever they come. ``secret``: which secret the hash
+    ``until``: events of the customer up to then are passed over, whenever they come; ``written``: what cannot be read,
+    and Kafka had by then, likewise. ``secret``: which secret the hash
     was made with (see ``alerts.forgotten``). ``request``: the hash of the id of the event that asked for it, which was
     read by ``application`` at ``offset`` of ``partition`` of ``topic``. ``examples``: labels that had left this partition by then. ``again``: it had been carried out
     before, and who came back since has stayed. ``removed``: how many of what.
     """
 
     until: datetime
+    written: datetime
     secret: str
     request: str
     application: str
@@ -75,6 +77,19 @@ def decode_erasure(key: bytes | None, value: bytes | None) -> tuple[bytes, Erasu
             f"an erasure has version {erasure.version}, this churnwatch knows {VERSION}: run the newer release"
         )
     return digest, erasure
+
+
+def whose(
+    key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes | None]] = ()
+) -> set[bytes]:
+    """The customers that a record may be of, as far as it tells."""
+    found = {key, *(content for header, content in headers if header == "ce_subject")} - {None, b""}
+    try:
+        said = _whose(value or b"")
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        said = _Whose()
+    names = [name.encode("utf-8", "surrogatepass") for name in (said.customer, said.subject) if name]
+    return {name for name in found if name is not None} | set(names)
 
 
 class _Whose(msgspec.Struct):

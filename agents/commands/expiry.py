@@ -43,13 +43,15 @@ def expiries(broker: Broker, names: Sequence[str]) -> list[Expiry]:
     resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
     if not resources:
         return []
-    futures = broker.admin().describe_configs(resources, request_timeout=broker.patience)
+    admin = broker.admin()  # its answers die with it
+    futures = admin.describe_configs(resources, request_timeout=broker.patience)
     found = []
     for resource, future in futures.items():
         try:
             entries = future.result(broker.patience + 5)
-        except KafkaException as error:
-            why = f"its settings cannot be read ({error.args[0].str() or error.args[0].name()})"
+        except (KafkaException, TimeoutError) as error:
+            said = error.args[0].str() if isinstance(error, KafkaException) else "no answer came in time"
+            why = f"its settings cannot be read ({said})"
             found.append(Expiry(resource.name, False, None, why))
         else:
             found.append(expiry(resource.name, {name: entry.value or "" for name, entry in entries.items()}))

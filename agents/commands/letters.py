@@ -109,8 +109,11 @@ def _sent_on(broker: Broker, customer: str, wholes: Sequence[Stretch]) -> int:
 def _drop(broker: Broker, wholes: Sequence[Stretch]) -> None:
     """Drops everything up to the ends. Raises :class:`Failure`."""
     wanted = [TopicPartition(each.topic, each.partition, each.end) for each in wholes]
-    for future in broker.admin().delete_records(wanted, request_timeout=broker.patience).values():
+    admin = broker.admin()  # its answers die with it
+    for future in admin.delete_records(wanted, request_timeout=broker.patience).values():
         try:
             future.result(broker.patience + 5)
         except KafkaException as error:
             raise broker.failure(error.args[0]) from error
+        except TimeoutError as error:
+            raise broker.failure(None) from error
