@@ -446,7 +446,7 @@ class Engine:
                     todo.append((place, before, item))
             elif isinstance(item, Refused):
                 bad = item.reason != "not_yet_supported" and item.offset > accepted
-                if self._passed_over(item.record):
+                if self._passed_over(topic, item.record):
                     counts["suppressed",] += 1
                 else:
                     counts["refused", item.reason] += 1
@@ -782,13 +782,20 @@ class Engine:
             return True
         return self.clock == "wall" and bool(todo)
 
-    def _passed_over(self, record: Record) -> bool:
-        """Whether a record that cannot be read is of somebody who asked to be forgotten when Kafka had it already."""
+    def _passed_over(self, topic: str, record: Record) -> bool:
+        """Whether a record that cannot be read is of somebody who asked to be forgotten when Kafka had it already: on
+        the topic of the request as it stands there, on others by when they were written."""
         if not self.forgotten:
             return False
         for customer in whose(record.key, record.value, record.headers):
             known = self.forgotten.of(customer)
-            if known is not None and record.timestamp * 1000 <= known.written:
+            if known is None:
+                continue
+            if (
+                record.offset < known.offset
+                if topic == known.topic
+                else record.timestamp * 1000 <= known.written
+            ):
                 return True
         return False
 

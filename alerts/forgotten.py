@@ -27,7 +27,7 @@ class Entry(NamedTuple):
     offset: int
     examples: int
     request: bytes
-    written: Micros
+    written: Micros = 0
 
 
 class Forgotten:
