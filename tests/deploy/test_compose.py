@@ -19,7 +19,11 @@ from typing import Any
 import pytest
 import yaml
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it does export them
+    AdminClient,
+    ConfigResource,
+    ResourceType,
+)
 
 from agents.settings import Settings
 from agents.worker import STOP_DEADLINE
@@ -243,6 +247,17 @@ def test_ours_write_nowhere_and_may_nothing(running: Topology) -> None:
         status = Path(f"/proc/{container.process.pid}/status").read_text()
         assert re.search(r"CapBnd:\s+0+\n", status)
         assert re.search(r"NoNewPrivs:\s+1\n", status)
+
+
+def test_kafkas_variables_are_its_settings(running: Topology) -> None:
+    client = AdminClient({"bootstrap.servers": running.here("kafka:9092"), "log_level": 0})
+    (asked,) = client.describe_configs([ConfigResource(ResourceType.BROKER, "1")]).values()
+    settings = {name: entry.value for name, entry in asked.result(30).items()}
+    for variable, value in running["kafka"].service["environment"].items():
+        name = variable.removeprefix("KAFKA_").lower().replace("_", ".")
+        # Addresses are another matter: the workers, and the producer by the front door, use them.
+        if variable.startswith("KAFKA_") and "://" not in value and variable != "KAFKA_HEAP_OPTS":
+            assert settings[name] == running["kafka"].here(value), name
 
 
 def test_redis_keeps_everything_and_lets_in_nobody_without_the_password(running: Topology) -> None:
