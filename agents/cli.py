@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from agents.commands import (
+    acl,
     alerts,
     backtest,
     backup,
@@ -165,6 +166,14 @@ app.add_typer(_model, name="model")
 _policy = typer.Typer(no_args_is_help=True, help="Thresholds: what others would have warned of.")
 _policy.command("preview", epilog=policy.EPILOG)(policy.preview)
 app.add_typer(_policy, name="policy")
+
+_acl = typer.Typer(
+    no_args_is_help=True,
+    help="The least rights that each role needs, ready to be given to Kafka and Redis: docs/security.md.",
+)
+_acl.command("kafka", epilog=acl.EPILOG_KAFKA)(acl.acl_kafka)
+_acl.command("redis", epilog=acl.EPILOG_REDIS)(acl.acl_redis)
+app.add_typer(_acl, name="acl")
 
 _config = typer.Typer(no_args_is_help=True, help="The settings: what holds, and a file to begin with.")
 _config.command("show", epilog=config.EPILOG_SHOW)(config.show)

@@ -56,3 +56,7 @@ class KafkaBroken(Unrecoverable):
     """The brokers answer, and their answer will not change by asking again."""
 
     code = Code.KAFKA
+
+
+class KafkaDenied(KafkaBroken):
+    """The brokers know who we are, and do not allow what we ask."""

@@ -15,12 +15,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 from aiokafka.structs import TopicPartition
 
-from agents.failure import KafkaBroken
+from agents.failure import KafkaBroken, KafkaDenied
 from agents.settings import Kafka
-from agents.transport import topic_partitions
+from agents.transport import explained, topic_partitions
 
 log = logging.getLogger(__name__)
 
@@ -82,16 +82,18 @@ class Following(Generic[Known_co]):
         """Read all that is there; then go on following. Whoever decided before it is read would decide otherwise
         than before a restart: it is waited for as long as it takes."""
         self._task = asyncio.create_task(self._keep_following(), name=self._name)
-        while not self._first.is_set():
-            try:
-                async with asyncio.timeout(PATIENCE):
-                    await self._first.wait()
-            except TimeoutError:
+        first = asyncio.create_task(self._first.wait())
+        try:
+            while not first.done():
+                await asyncio.wait((first, self._task), timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
                 if self._task.done():
-                    self._task.result()  # a bug ends the worker instead of letting it wait for ever
-                log.warning(
-                    "%s could not be read for %.0f s: nothing is decided before", self._topic, PATIENCE
-                )
+                    return self._task.result()  # what cannot heal, or a bug, ends the worker
+                if not first.done():
+                    log.warning(
+                        "%s could not be read for %.0f s: nothing is decided before", self._topic, PATIENCE
+                    )
+        finally:
+            first.cancel()
 
     async def stop(self) -> None:
         """Follow no more."""
@@ -105,12 +107,18 @@ class Following(Generic[Known_co]):
             try:
                 await self._follow()
             except (KafkaError, KafkaBroken, OSError) as error:
+                if not self._first.is_set():
+                    # Asking again does not change it, and deciding without would be deciding otherwise.
+                    if isinstance(error, KafkaDenied):
+                        raise
+                    if isinstance(error, TopicAuthorizationFailedError):
+                        raise explained(error) from error
                 log.warning("%s cannot be followed: %s. Trying again.", self._topic, error)
             await asyncio.sleep(AGAIN)
 
     async def _follow(self) -> None:
         """One connection, from the beginning of the topic. Returns when there is no such topic."""
-        count = (await topic_partitions(self._kafka, PATIENCE)).get(self._topic, 0)
+        count = (await topic_partitions(self._kafka, PATIENCE, [self._topic])).get(self._topic, 0)
         if not count:
             if not self._first.is_set():  # later, what was known stays
                 if self._absent:

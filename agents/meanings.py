@@ -37,6 +37,7 @@ EXAMPLES: Final[dict[str, str]] = {
     "redis.ca": '"/etc/churnwatch/redis-ca.pem"',
     "redis.cert": '"/etc/churnwatch/redis-client.pem"',
     "redis.key": '"/etc/churnwatch/redis-client.key"',
+    "redis.key_password_file": '"/run/secrets/redis-key"',
     "shop.rates": '{"EUR" = 1.08, "GBP" = 1.27}',
     "shop.closing_days": '["2026-12-25", "2026-12-26"]',
     "learning.horizons": "[14.0, 84.0]",
@@ -87,6 +88,8 @@ MEANINGS: Final[dict[str, str]] = {
     "redis.ca": "PEM file of the authorities that may sign the server's certificate (`rediss://`).",
     "redis.cert": "PEM file of our own certificate.",
     "redis.key": "PEM file of its private key.",
+    "redis.key_password": "Password of that key. Variable or file only.",
+    "redis.key_password_file": "A file that holds it.",
     "redis.cluster": "The address is a node of a Redis Cluster.",
     "redis.timeout": "Seconds for one attempt of one call.",
     "redis.patience": (

@@ -27,8 +27,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it does exp
     AdminClient,
     OffsetSpec,
 )
-from redis.exceptions import RedisClusterException, RedisError, ResponseError
+from redis.exceptions import NoPermissionError, RedisClusterException, RedisError, ResponseError
 
+from agents import reach
 from agents.commands.alerts import decided, decode
 from agents.commands.kafka import Broker, headers
 from agents.commands.shell import Failure
@@ -36,6 +37,7 @@ from agents.core import engine_of
 from agents.failure import Code, Unrecoverable
 from agents.learned import Models, kept
 from agents.losses import GivenUp, Loss, given_up
+from agents.privileges import READING_GROUP
 from agents.settings import Settings, redacted
 from agents.store import Layout, Store, StoreAway, connect
 from alerts.brakes import Board, Brakes
@@ -391,6 +393,9 @@ def explained(settings: Settings) -> Iterator[None]:
     try:
         yield
     except StoreAway as error:
+        advice = reach.certificates(settings.redis)
+        if advice is not None:
+            raise Failure(Code.REDIS, f"{advice.what}.", advice.why, advice.todo) from error
         raise Failure(
             Code.REDIS,
             f"Redis does not answer at {url}.",
@@ -401,6 +406,13 @@ def explained(settings: Settings) -> Iterator[None]:
         # What Redis said stands in brackets; what to do follows.
         what, closed, todo = str(error).partition("): ")
         raise Failure(error.code, f"Redis ({url}) cannot be read.", what + closed[:1], todo) from error
+    except NoPermissionError as error:
+        raise Failure(
+            Code.REDIS,
+            f"Redis ({url}) does not allow this user what is asked of it.",
+            f"It says: {error}.",
+            "churnwatch doctor names what is missing, churnwatch acl redis prints what each role needs (docs/security.md).",
+        ) from error
     except ResponseError as error:
         raise Failure(
             Code.REDIS,
@@ -618,7 +630,7 @@ class _Kafka:
             self._consumer = Consumer(
                 {
                     **self.broker.config(),
-                    "group.id": f"{self.settings.group}-status",  # never joined, nothing is committed
+                    "group.id": READING_GROUP,
                     "enable.auto.commit": False,
                     "enable.auto.offset.store": False,
                     "auto.offset.reset": "latest",

@@ -11,14 +11,19 @@ import enum
 import socket
 import ssl
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 from urllib.parse import urlsplit
+
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient
 
 from agents.settings import Kafka, Redis, redacted
 
 PATIENCE = 2.0
 """Seconds for each question."""
+DESCRIBED = 5.0
+"""Seconds for a question that brokers must have let us in for."""
 ASKED = 3
 """Brokers that are asked at most: the first tells as much as the last."""
 ENOUGH = 64
@@ -45,11 +50,13 @@ class Seen(NamedTuple):
 
 
 class Advice(NamedTuple):
-    """Why there was no answer, and what to do. ``final``: waiting does not change it."""
+    """Why there was no answer, and what to do. ``final``: waiting does not change it; ``what``: what happened, where
+    it is not that nobody answers."""
 
     why: str
     todo: str
     final: bool = False
+    what: str = ""
 
 
 Ask = Callable[[socket.socket], Seen]
@@ -58,6 +65,8 @@ Ask = Callable[[socket.socket], Seen]
 def kafka(settings: Kafka) -> Advice | None:
     """Why no broker answers these settings; None when they fit what is there, so that something else is wrong."""
     best: tuple[Seen, str] | None = None
+    if advice := certificates(settings):
+        return advice
     for broker in settings.brokers[:ASKED]:
         host, _, port = broker.rpartition(":")
         seen = _look(host.strip("[]"), int(port), _ask_kafka, "Redis", _ask_redis)
@@ -101,6 +110,8 @@ def redis(settings: Redis) -> Advice | None:
     except ValueError:
         return Advice(f"{url} has no port that could be.", where)
     address = f"{parts.hostname or 'localhost'}:{port}"
+    if advice := certificates(settings):
+        return advice
     seen = _look(parts.hostname or "localhost", port, _ask_redis, "Kafka", _ask_kafka)
     if seen.found < Found.LOCKED:
         return _nobody(seen, address, "Redis", where)
@@ -110,6 +121,118 @@ def redis(settings: Redis) -> Advice | None:
             "own signed its certificate)", "a redis.url that begins with redis://", where
         )  # fmt: skip
     return None
+
+
+def hidden(settings: Kafka, names: Collection[str]) -> list[str]:
+    """Which of some topics (Kafka's names) this user may not see: Kafka does not list them, as if there were none.
+
+    Nobody who asks in this way makes a topic by asking.
+    """
+    found = []
+    with contextlib.suppress(KafkaException, ValueError):
+        admin = AdminClient({**settings.librdkafka(), "log_level": 0})
+        asked = admin.describe_topics(TopicCollection(list(names)), request_timeout=DESCRIBED)
+        for name, future in asked.items():
+            try:
+                future.result(DESCRIBED + 1)
+            except (KafkaException, TimeoutError) as e:
+                if (
+                    isinstance(e, KafkaException)
+                    and e.args[0].code() == KafkaError.TOPIC_AUTHORIZATION_FAILED
+                ):
+                    found.append(name)
+    return found
+
+
+def certificates(settings: Kafka | Redis) -> Advice | None:
+    """Whether, over TLS, we do not trust a server's certificate, or it does not take ours."""
+    context = settings.ssl_context()
+    if context is None:
+        return None
+    if isinstance(settings, Redis):
+        parts = urlsplit(settings.url)
+        places = [(parts.hostname or "localhost", parts.port or 6379)]
+        section = "redis"
+    else:
+        split = [broker.rpartition(":") for broker in settings.brokers[:ASKED]]
+        places = [(host.strip("[]"), int(port)) for host, _, port in split]
+        section = "kafka"
+    found = (_distrust(host, port, context, settings.cert, section) for host, port in places)
+    return next(filter(None, found), None)
+
+
+def distrust(error: ssl.SSLCertVerificationError, section: str) -> Advice:
+    """Why a server's certificate is not trusted, and what to do. ``section``: of the settings, kafka or redis."""
+    names = "kafka.brokers" if section == "kafka" else "redis.url"
+    match error.verify_code:
+        case 10:
+            why = "it has expired"
+            todo = (
+                "Have it renewed, and see that the server loads the new one; if it is a new one, check this machine's "
+                "clock."
+            )
+        case 9:
+            why = "it is not valid yet"
+            todo = "Check the clocks of this machine and of the one that signed it."
+        case 62 | 64:
+            why = error.verify_message.rstrip(".")
+            todo = (
+                f"Write {names} with a name that is in the certificate, or have the name put into it (subjectAltName); "
+                f"what answers there may also be another server."
+            )
+        case _:
+            why = f"it is signed by none of the authorities that we know: {error.verify_message}"
+            todo = (
+                f"Set {section}.ca to a PEM file of the authority that signed it. If that is set: is it of another "
+                f"authority, or is something between us and the server?"
+            )
+    return Advice(
+        f"Of its certificate: {why}.",
+        todo,
+        final=True,
+        what=f"{section.capitalize()} shows a certificate that we do not trust",
+    )
+
+
+def _distrust(host: str, port: int, context: ssl.SSLContext, cert: str | None, section: str) -> Advice | None:
+    """Whether one side does not trust the other's certificate; None where nothing says so."""
+    server = section.capitalize()
+    try:
+        with (
+            socket.create_connection((host, port), PATIENCE) as connection,
+            context.wrap_socket(connection, server_hostname=host) as secured,
+        ):
+            # What a server thinks of our certificate it says behind its own handshake; else it waits for us to speak.
+            if secured.recv(1):
+                return None
+            said = "it hung up"
+    except ssl.SSLCertVerificationError as e:
+        found = distrust(e, section)
+        return found._replace(what=f"{found.what}, at {host}:{port}")
+    except ssl.SSLError as e:
+        reason = e.reason or ""
+        if "ALERT" not in reason or not ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason):
+            return None
+        said = reason.partition("ALERT_")[2].replace("_", " ").lower()
+    except ConnectionResetError:
+        said = "it hung up"
+    except (OSError, ValueError):  # TimeoutError: it waits
+        return None
+    what = f"{server} at {host}:{port} does not let us in"
+    if cert is None:
+        return Advice(
+            f"It wants a certificate of ours, and none is set ({said}).",
+            f"Set {section}.cert and {section}.key.",
+            final=True,
+            what=what,
+        )
+    return Advice(
+        f"It does not accept {section}.cert ({said}).",
+        f"Is it signed by an authority that {server} trusts, still valid, and meant for clients? Have a new one "
+        f"signed: openssl x509 -noout -dates -issuer -in {cert}",
+        final=True,
+        what=what,
+    )
 
 
 def _look(host: str, port: int, ask: Ask, other: str, ask_other: Ask) -> Seen:
@@ -162,9 +285,13 @@ def _no_connection(error: OSError) -> Seen:
     return Seen(Found.NO_WAY, said="" if isinstance(error, TimeoutError) else (error.strerror or str(error)))
 
 
+# ApiVersions is answered before anybody has said who they are, Metadata is not.
+VERSIONS = struct.pack(">ihhih", 10, 18, 0, 7, -1)
+PING = b"*1\r\n$4\r\nPING\r\n"
+
+
 def _ask_kafka(connection: socket.socket) -> Seen:
-    # ApiVersions is answered before anybody has said who they are, Metadata is not.
-    versions = _answer(connection, struct.pack(">ihhih", 10, 18, 0, 7, -1), 8)
+    versions = _answer(connection, VERSIONS, 8)
     if len(versions) < 8 or versions[4:8] != b"\0\0\0\x07":
         return _not_understood(versions)
     with contextlib.suppress(OSError):
@@ -180,7 +307,7 @@ def _ask_kafka(connection: socket.socket) -> Seen:
 
 
 def _ask_redis(connection: socket.socket) -> Seen:
-    said = _answer(connection, b"*1\r\n$4\r\nPING\r\n", 5)
+    said = _answer(connection, PING, 5)
     if said.startswith((b"-NOAUTH", b"-NOPERM")):
         return Seen(Found.LOCKED)
     if said.startswith((b"+", b"-")):

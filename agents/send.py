@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from agents.files import Entry, Refusal, Refuse
+from agents.privileges import RIGHTS
 from agents.settings import Kafka
 from streams import topics
 from streams.codec import CLOCK_KEY, encode_clock
@@ -184,16 +185,16 @@ class Sender:
                     on_delivery=self._delivered,
                 )
             except BufferError:
-                self._producer.poll(LONGEST_WAIT)
+                self._poll(LONGEST_WAIT)
                 self._check()
-            except KafkaException as e:
-                raise SendError(_sentence(e.args[0])) from e
+            except (KafkaException, SystemError) as e:
+                raise SendError(_given_up(e)) from e
             else:
                 break
         self.sent += 1
         # Often enough for a slow sender to hear of a failure, seldom enough not to slow down a fast one.
         if self.sent % 256 == 0 or time.monotonic() - self._polled > LONGEST_WAIT:
-            self._producer.poll(0)
+            self._poll(0)
             self._polled = time.monotonic()
 
     def run(self, records: Iterable[Outgoing]) -> int:
@@ -206,7 +207,7 @@ class Sender:
     def flush(self, tell: Callable[[], None] = lambda: None) -> None:
         """Waits until everything is acknowledged; ``tell`` is called meanwhile. Raises :class:`SendError`."""
         deadline = time.monotonic() + self.timeout + 5
-        while self._producer.flush(LONGEST_WAIT * 5):
+        while self._flushed(LONGEST_WAIT * 5):
             self._check()
             tell()
             if time.monotonic() > deadline:
@@ -217,7 +218,23 @@ class Sender:
 
     def leave(self) -> int:
         """Gives what was sent a moment to arrive; how many records are not acknowledged then."""
-        return self._producer.flush(LEAVE)
+        try:
+            return self._flushed(LEAVE)
+        except SendError:
+            return len(self._producer)
+
+    def _poll(self, seconds: float) -> None:
+        try:
+            self._producer.poll(seconds)
+        except (KafkaException, SystemError) as e:
+            raise SendError(_given_up(e)) from e
+
+    def _flushed(self, seconds: float) -> int:
+        """How many records are not acknowledged yet."""
+        try:
+            return self._producer.flush(seconds)
+        except (KafkaException, SystemError) as e:
+            raise SendError(_given_up(e)) from e
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         if error is None:
@@ -230,5 +247,19 @@ class Sender:
             raise SendError(f"{self._failure} {self.acknowledged} records had been acknowledged before.")
 
 
+def _given_up(error: BaseException) -> str:
+    """Why the client sends nothing more. What is fatal to it, it raises as Python's SystemError, with its own error
+    behind that or without any."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, KafkaException):
+        found = found.__cause__ or found.__context__
+    if found is None:
+        return f"Kafka's client has given up, as it does when this user may write to no topic at all: authorization failed. {RIGHTS}"
+    return _sentence(found.args[0])
+
+
 def _sentence(error: KafkaError) -> str:
-    return f"{error.str() or error.name()} ({error.name()})."
+    # Who may write to no topic at all is told that it may not do so idempotently.
+    denied = KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED
+    rights = f" {RIGHTS}" if error.code() in denied else ""
+    return f"{error.str() or error.name()} ({error.name()}).{rights}"

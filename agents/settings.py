@@ -1,7 +1,7 @@
 """What an operator may set, where each value came from, and what is wrong with one that is refused.
 
 A TOML file is the lowest layer, over it the environment, over it the command line. Nothing here connects
-to anything; the only files read are the settings file itself and those that hold secrets.
+to anything; the only files read are the settings file itself and those that hold secrets and certificates.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -113,6 +113,8 @@ class Kafka(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("ca, cert and key need tls = true")
         if (self.cert is None) != (self.key is None):
             raise ValueError("cert and key (of the client) go together: set both or neither")
+        if self.key_password is not None and self.key is None:
+            raise ValueError("key_password opens a key, and none is set")
         if self.sasl and (self.username is None or self.password is None):
             raise ValueError(
                 f"sasl = {self.sasl} needs username and a password (password_file, or the variable "
@@ -185,6 +187,8 @@ class Redis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ca: str | None = None
     cert: str | None = None
     key: str | None = None
+    key_password: Secret | None = None
+    key_password_file: str | None = None
     cluster: bool = False
     timeout: Seconds = 5.0
     patience: Seconds = 40.0
@@ -194,31 +198,57 @@ class Redis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("ca, cert and key need a url that begins with rediss://")
         if (self.cert is None) != (self.key is None):
             raise ValueError("cert and key (of the client) go together: set both or neither")
+        if self.key_password is not None and self.key is None:
+            raise ValueError("key_password opens a key, and none is set")
         if self.username is not None and self.password is None:
             raise ValueError(
                 f"username needs a password (password_file, or the variable {PREFIX}REDIS__PASSWORD)"
             )
         if self.cluster and self.url.startswith("unix://"):
             raise ValueError("cluster = true needs a redis:// or rediss:// url, not a unix socket")
+        if self.cluster and self.key_password is not None:
+            raise ValueError("cluster = true needs a key without a password: the cluster's client takes none")
         if self.patience < self.timeout:
             raise ValueError(
                 f"patience ({self.patience:g} s, for all attempts together) must be at least timeout "
                 f"({self.timeout:g} s, for one attempt)"
             )
 
+    @property
+    def database(self) -> int:
+        """The number of the database that the url names."""
+        parts = urlsplit(self.url)
+        named = parse_qs(parts.query).get("db", [""])[0] or (
+            "" if parts.scheme == "unix" else parts.path.strip("/")
+        )
+        return int(named) if named.isdecimal() else 0
+
+    def ssl_context(self) -> ssl.SSLContext | None:
+        """As our connections are secured; None without TLS."""
+        secured = self.url.startswith("rediss://")
+        return _context(self.ca, self.cert, self.key, self.key_password) if secured else None
+
     def options(self) -> dict[str, Any]:
-        """Keyword arguments beside ``url`` for redis-py's ``from_url``, of single node and cluster alike."""
+        """Keyword arguments beside ``url`` for redis-py's ``from_url``, of single node and cluster alike; holds the
+        password in clear, so never log it."""
         options: dict[str, Any] = {
             "socket_timeout": self.timeout,
             "socket_connect_timeout": self.timeout,
+            "driver_info": None,  # a user with the least privileges may not run CLIENT SETINFO
         }
         if self.username is not None:
             options["username"] = self.username
         if self.password is not None:
             options["password"] = self.password.reveal()
         if self.url.startswith("rediss://"):
-            files = {"ssl_ca_certs": self.ca, "ssl_certfile": self.cert, "ssl_keyfile": self.key}
-            options |= {name: file for name, file in files.items() if file is not None}
+            files = {
+                "ssl_ca_certs": self.ca,
+                "ssl_certfile": self.cert,
+                "ssl_keyfile": self.key,
+                "ssl_password": self.key_password and self.key_password.reveal(),
+            }
+            options |= {name: value for name, value in files.items() if value is not None}
+            options |= {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
         return options
 
 
@@ -297,6 +327,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def group(self) -> str:
         """The consumer group of the workers: the application's name unless set."""
         return self.kafka.group or self.application
+
+    @property
+    def trainers_group(self) -> str:
+        """That of the trainer."""
+        return f"{self.group}.trainer"
 
     def origin(self, key: str) -> Origin:
         """Where the value of a dotted key came from."""
@@ -656,7 +691,8 @@ class _Loader:
     def url(self, given: _Given) -> None:
         try:
             parts = urlsplit(given.value)
-        except ValueError:
+            _ = parts.port
+        except ValueError:  # what stands where a port should may be a password
             self.given.pop("redis.url")
             self.refuse("redis.url", "(unreadable)", given.origin, self.keys["redis.url"])
             return
@@ -668,9 +704,19 @@ class _Loader:
                 f"/ as %2F, ? as %3F, # as %23 and @ as %40, or set the variable {PREFIX}REDIS__PASSWORD instead.",
             )
             return
-        if parts.password is None and parts.username is None and "password=" not in parts.query:
+        secret = re.search(r"(password|username)=", parts.query)
+        if not secret and (more := parse_qs(parts.query, keep_blank_values=True).keys() - {"db"}):
+            # redis-py would take them, and one of them switches the check of the certificate off.
+            self.given.pop("redis.url")
+            self.wrong(
+                "redis.url",
+                f"redis.url in {given.origin.where} says {', '.join(sorted(more))} behind its ?: only db may stand there. "
+                f"Certificates and time-outs are keys of their own: redis.ca, redis.cert, redis.key, redis.timeout.",
+            )
             return
-        if given.origin.layer != "environment" or "password=" in parts.query:
+        if parts.password is None and parts.username is None and not secret:
+            return
+        if given.origin.layer != "environment" or secret:
             self.given.pop("redis.url")
             self.wrong(
                 "redis.url",
@@ -687,11 +733,14 @@ class _Loader:
 
     def cross_check(self, top: Mapping[str, Any]) -> None:
         for section in ("kafka", "redis"):
+            before = len(self.problems)
             for inner in ("ca", "cert", "key"):
                 value = getattr(top.get(section), inner, None)
                 if value is not None and not os.access(value, os.R_OK):
                     name = f"{section}.{inner}"
                     self.refuse(name, value, self.given[name].origin, why="a file that can be read")
+            if section in top and len(self.problems) == before:
+                self.certificates(section, top[section])
         shop: Shop | None = top.get("shop")
         if shop is not None and not _is_zone(shop.time_zone):
             self.refuse(
@@ -719,6 +768,24 @@ class _Loader:
                         "worker.accept_invalid_until", position, self.given["worker.accept_invalid_until"].origin,
                         why="TOPIC:PARTITION:OFFSET of an input topic (" + ", ".join(sorted(known)) + ")",
                     )  # fmt: skip
+
+    def certificates(self, section: str, of: Kafka | Redis) -> None:
+        """Whether our own side of TLS can be set up: no client says well why not."""
+        try:
+            _context(of.ca, None, None, None)
+        except (ssl.SSLError, OSError):
+            name = f"{section}.ca"
+            self.refuse(name, of.ca, self.given[name].origin, why="a file of certificates in PEM")
+            return
+        try:
+            of.ssl_context()
+        except (ssl.SSLError, OSError) as e:
+            said = (getattr(e, "reason", None) or str(e)).replace("_", " ").lower()
+            self.wrong(
+                f"{section}.key",
+                f"{section}.cert and {section}.key cannot be used{self.whence(section)}: each must be a file in PEM, the key "
+                f"that of the certificate, and {section}.key_password its password if it has one ({said}).",
+            )
 
     # ---- what is wrong
 
@@ -829,7 +896,8 @@ def _is_zone(name: str) -> bool:
 def _context(ca: str | None, cert: str | None, key: str | None, password: Secret | None) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=ca)
     if cert is not None:
-        context.load_cert_chain(cert, key, password.reveal() if password else None)
+        # Without a password, OpenSSL would ask the terminal for that of a key which has one.
+        context.load_cert_chain(cert, key, password.reveal() if password else "")
     return context
 
 

@@ -63,6 +63,7 @@ from redis.exceptions import (
     TimeoutError as Unanswered,
 )
 
+from agents import reach
 from agents.failure import LayoutRefused, StoreBroken
 from agents.metrics import Metrics
 from streams.message import Message, unpack
@@ -802,7 +803,7 @@ class Store:
             except (TimeoutError, RedisError, RedisClusterException, OSError) as error:
                 if self.metrics is not None:
                     self.metrics.redis_failures.labels(name).inc()
-                self._judge(error)
+                self._judge(name, error)
                 left = end - time.monotonic()
                 if left < pause:
                     raise StoreAway(
@@ -818,7 +819,7 @@ class Store:
             pause = min(LONGEST_PAUSE, pause * 2)
         raise AssertionError("unreachable")
 
-    def _judge(self, error: Exception) -> None:
+    def _judge(self, name: str, error: Exception) -> None:
         """Raise ``StoreBroken`` for what will not heal by itself."""
         said = str(error)
         refuses = isinstance(error, ReadOnlyError) or any(
@@ -834,22 +835,22 @@ class Store:
                     f"the master, was a replica promoted, is its disk full? Repair it, then start the worker again."
                 ) from error
             return
-        denied = (
-            AuthenticationError,
-            AuthenticationWrongNumberOfArgsError,
-            AuthorizationError,
-            NoPermissionError,
-        )
-        refusals = ("NOAUTH", "NOPERM", "WRONGPASS", "invalid username-password", "invalid password")
-        if _caused_by(error, denied) or any(word in said for word in refusals):
+        if _cause(error, (NoPermissionError,)) or "NOPERM" in said:
             raise StoreBroken(
-                f"Redis does not let us in ({said}): check redis.username, redis.password (or password_file) and "
-                f"that the user may run EVALSHA, SCRIPT LOAD and all commands on keys of {self.application}."
+                f"Redis does not allow this user what is asked of it, {name} ({_said(error)}): churnwatch doctor names all "
+                f"that is missing, churnwatch acl redis prints what each role needs."
             ) from error
-        if _caused_by(error, ssl.SSLCertVerificationError):
+        unknown = (AuthenticationError, AuthenticationWrongNumberOfArgsError, AuthorizationError)
+        refusals = ("NOAUTH", "WRONGPASS", "invalid username-password", "invalid password")
+        if _cause(error, unknown) or any(word in said for word in refusals):
             raise StoreBroken(
-                f"Redis shows a certificate that we do not trust ({said}): check redis.ca and the host name."
+                f"Redis does not let us in ({said}): check redis.username and redis.password (or password_file), and that "
+                f"the user is on."
             ) from error
+        distrusted = _cause(error, (ssl.SSLCertVerificationError,))
+        if isinstance(distrusted, ssl.SSLCertVerificationError):
+            advice = reach.distrust(distrusted, "redis")
+            raise StoreBroken(f"{advice.what} ({advice.why.rstrip('.')}): {advice.todo}") from error
         if "DB index" in said:
             raise StoreBroken(
                 f"Redis has no database of that number ({said}): check the number at the end of redis.url; a Redis has "
@@ -911,10 +912,9 @@ def _said(error: BaseException) -> str:
     return text
 
 
-def _caused_by(error: BaseException, kind: type[BaseException] | tuple[type[BaseException], ...]) -> bool:
+def _cause(error: BaseException, kinds: tuple[type[BaseException], ...]) -> BaseException | None:
+    """The first of some kinds in the chain of what led to an error."""
     seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, kind):
-            return True
+    while seen is not None and not isinstance(seen, kinds):
         seen = seen.__cause__ or seen.__context__
-    return False
+    return seen

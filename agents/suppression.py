@@ -14,13 +14,13 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 from aiokafka.structs import TopicPartition
 
-from agents.failure import KafkaBroken, LayoutRefused
+from agents.failure import KafkaBroken, KafkaDenied, LayoutRefused
 from agents.settings import Kafka
 from agents.store import Store
-from agents.transport import LogAway, topic_partitions
+from agents.transport import LogAway, explained, topic_partitions
 from alerts.engine import Turn
 from alerts.forgotten import Entry, Forgotten, entry, erasure
 from streams import topics
@@ -98,13 +98,17 @@ class Suppression:
         if self._forgotten is None:
             return
         try:
-            count = (await topic_partitions(self._kafka, PATIENCE)).get(self._topic, 0)
+            count = (await topic_partitions(self._kafka, PATIENCE, [self._topic])).get(self._topic, 0)
             if not count:
                 raise LayoutRefused(
                     f"There is no topic {self._topic}, and privacy.key is set: nobody could be kept forgotten. Create "
                     f"it with `churnwatch topics create`."
                 )
             await self._read(count)
+        except KafkaDenied:
+            raise
+        except TopicAuthorizationFailedError as error:
+            raise explained(error) from error
         except (KafkaError, KafkaBroken, OSError) as error:
             raise LogAway(f"{self._topic} cannot be read: {error}") from error
 

@@ -308,7 +308,7 @@ def settings_of_trainer(settings: Settings) -> Settings:
     return replace(
         settings,
         application=trainer_of(settings.application),
-        kafka=replace(settings.kafka, inputs=(topics.EXAMPLES,), group=f"{settings.group}.trainer"),
+        kafka=replace(settings.kafka, inputs=(topics.EXAMPLES,), group=settings.trainers_group),
         clock=replace(settings.clock, mode="record"),
         worker=replace(settings.worker, batch=min(settings.worker.batch, BATCH)),
     )

@@ -44,7 +44,8 @@ from mode import Service
 from mode.threads import WorkerThread
 
 from agents import reach
-from agents.failure import KafkaBroken
+from agents.failure import KafkaBroken, KafkaDenied
+from agents.privileges import RIGHTS
 from agents.settings import Kafka
 from streams.codec import Record
 from streams.message import Message
@@ -595,7 +596,8 @@ class Consumer(driver.Consumer):
             except KafkaError as error:
                 self.coordinator_errors += 1
                 log.warning("Kafka's group coordinator: %r (%d in a row)", error, self.coordinator_errors)
-                if self.coordinator_errors >= WATCHDOG_ERRORS or self._thread.coordination_ended:
+                denied = isinstance(error, GroupAuthorizationFailedError)  # asking again does not change it
+                if denied or self.coordinator_errors >= WATCHDOG_ERRORS or self._thread.coordination_ended:
                     self.owner.fail(explained(error))
                     return
             else:
@@ -777,10 +779,11 @@ def running_loop_is_fast() -> bool:
     return type(asyncio.get_running_loop()).__module__.startswith("uvloop")
 
 
-async def topic_partitions(kafka: Kafka, patience: float) -> dict[str, int]:
+async def topic_partitions(kafka: Kafka, patience: float, needed: Collection[str] = ()) -> dict[str, int]:
     """All topics and their numbers of partitions, from metadata alone (an embedded broker has no more).
 
-    Raises :class:`KafkaBroken` when no broker answers within ``patience`` seconds, or none lets us in.
+    Raises :class:`KafkaBroken` when no broker answers within ``patience`` seconds, or none lets us in, or this user may
+    not see one that is ``needed``.
     """
     end = time.monotonic() + patience
     auth = kafka.aiokafka()
@@ -792,7 +795,13 @@ async def topic_partitions(kafka: Kafka, patience: float) -> dict[str, int]:
         try:
             await client.bootstrap()
             cluster = await client.fetch_all_metadata()
-            return {topic: len(cluster.partitions_for_topic(topic) or ()) for topic in cluster.topics()}
+            found = {topic: len(cluster.partitions_for_topic(topic) or ()) for topic in cluster.topics()}
+            missing = [topic for topic in needed if topic not in found]
+            if missing and (hidden := await asyncio.to_thread(reach.hidden, kafka, missing)):
+                raise KafkaDenied(
+                    f"Kafka does not let us see {', '.join(hidden)}: the user needs READ on it. {RIGHTS}"
+                )
+            return found
         except KafkaError as error:
             why = await _refused(kafka, auth) or error
             if not (isinstance(why, KafkaConnectionError) or _retriable(why)):
@@ -805,9 +814,8 @@ async def topic_partitions(kafka: Kafka, patience: float) -> dict[str, int]:
                 if now >= end or (advice and advice.final and advice == before):
                     if advice is None:
                         raise explained(why) from error
-                    raise KafkaBroken(
-                        f"Kafka does not answer at {names}. {advice.why} {advice.todo}"
-                    ) from error
+                    what = advice.what or f"Kafka does not answer at {names}"
+                    raise KafkaBroken(f"{what}. {advice.why} {advice.todo}") from error
                 log.warning(
                     "Kafka does not answer at %s yet: %s Trying again for %.0f s",
                     names,
@@ -848,19 +856,14 @@ def explained(error: BaseException) -> KafkaBroken:
     """What an error of Kafka means to who has to act."""
     match error:
         case ssl.SSLCertVerificationError():
-            text = (
-                "Kafka shows a certificate that we do not trust: check kafka.ca and the names of the brokers."
-            )
+            advice = reach.distrust(error, "kafka")
+            return KafkaBroken(f"{advice.what}. {advice.why} {advice.todo}")
         case AuthenticationFailedError() | SaslAuthenticationFailed() | UnsupportedSaslMechanismError():
             text = "Kafka does not let us in: check kafka.sasl, kafka.username and kafka.password (password_file)."
         case GroupAuthorizationFailedError():
-            text = (
-                "Kafka does not let us into the consumer group: the user needs READ on it (see kafka.group)."
-            )
+            text = f"Kafka does not let us into the consumer group: the user needs READ on it (see kafka.group). {RIGHTS}"
         case TopicAuthorizationFailedError():
-            text = (
-                "Kafka does not let us read a topic: the user needs READ and DESCRIBE on all of kafka.inputs."
-            )
+            text = f"Kafka does not let us read a topic: the user needs READ on all that is read. {RIGHTS}"
         case OffsetOutOfRangeError() | NoOffsetForPartitionError():
             text = (
                 "What is to be read next is no longer in Kafka (retention was shorter than the worker was away, or "
@@ -871,7 +874,8 @@ def explained(error: BaseException) -> KafkaBroken:
             text = "No broker answers: check kafka.brokers, kafka.tls, and that the brokers run."
         case _:
             text = "Kafka cannot go on."
-    return KafkaBroken(f"{text} ({error!r})")
+    denied = isinstance(error, (GroupAuthorizationFailedError, TopicAuthorizationFailedError))
+    return (KafkaDenied if denied else KafkaBroken)(f"{text} ({error!r})")
 
 
 def _credentials(kafka: Kafka, context: ssl.SSLContext | None) -> Any:

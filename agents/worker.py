@@ -351,7 +351,7 @@ class Worker:
             worker = self.settings.worker
             self.http_port = await self.health.start(worker.http_host, worker.http_port)
         patience = min(BROKER_PATIENCE, self.settings.worker.startup_deadline)
-        found = await transport.topic_partitions(self.settings.kafka, patience)
+        found = await transport.topic_partitions(self.settings.kafka, patience, tuple(self.logical))
         check_counts({topic: found.get(topic, 0) for topic in self.logical})
         await self._check_redis(patience)
         await asyncio.gather(
@@ -382,7 +382,8 @@ class Worker:
                 left = end - time.monotonic()
                 if left <= 0 or (advice and advice.final):
                     said = f"{advice.why} {advice.todo}" if advice else str(error)
-                    raise StoreBroken(f"Redis does not answer at {redacted(redis.url)}. {said}") from error
+                    what = (advice and advice.what) or f"Redis does not answer at {redacted(redis.url)}"
+                    raise StoreBroken(f"{what}. {said}") from error
                 log.warning(
                     "Redis does not answer at %s yet: %s Trying again for %.0f s",
                     redacted(redis.url),

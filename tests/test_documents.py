@@ -154,7 +154,10 @@ def test_commands_of_the_other_pages_are_known_to_the_command_line(page: Path) -
         words = shlex.split(line)
         assert words[0] == "churnwatch", line
         flags = [word for word in words if word.startswith("--")]
-        grouped = words[1] in ("config", "dlq", "policy", "topics") or words[2:3] in (["pause"], ["resume"])
+        grouped = words[1] in ("acl", "config", "dlq", "policy", "topics") or words[2:3] in (
+            ["pause"],
+            ["resume"],
+        )
         names = words[1 : 3 if grouped else 2]
         done = CliRunner().invoke(app, [*names, "--help"], env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"})
         assert done.exit_code == 0, line

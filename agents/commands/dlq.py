@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from agents.commands.kafka import Broker, headers, pairs
-from agents.commands.shell import Code, Failure, Shell, examples, shell
+from agents.commands.shell import Code, Failure, Shell, examples, shell, visible
 from agents.send import Outgoing, Sender, SendError
 from streams.codec import CLOCK_KEY, PREFIX, REASONS
 from streams.events import rfc3339
@@ -123,7 +123,7 @@ def list_(
         call.out.print("No dead letters" + (" like that." if reason or customer or topic else "."))
         return
     for name, n in counts.most_common():
-        call.out.print(f"{n:>9,}  {name}", markup=False)
+        call.out.print(f"{n:>9,}  {visible(name)}", markup=False)
     newest.sort(key=_age)
     shown = newest[-limit:] if limit else []
     if shown:
@@ -132,7 +132,7 @@ def list_(
             table.add_column(title, no_wrap=title != "message")
         for x in shown:
             row = (x.place, rfc3339(x.written)[:16], x.reason, x.customer, str(x.attempts), x.message)
-            table.add_row(*(escape(cell) for cell in row))
+            table.add_row(*(escape(visible(cell)) for cell in row))
         call.out.print()
         call.out.print(table)
 
@@ -153,13 +153,14 @@ def show(
         raise _no_letter(place)
     for title, value in letter.as_dict().items():
         if title not in {"headers", "value"}:
-            call.out.print(f"[dim]{title:<11}[/]{escape(str(value))}")
+            call.out.print(f"[dim]{title:<11}[/]{escape(visible(str(value)))}")
     for name, content in letter.headers:
         call.out.print(
-            f"[dim]{'header':<11}[/]{escape(name)}: {escape(content.decode(errors='backslashreplace'))}"
+            f"[dim]{'header':<11}[/]{escape(visible(name))}: "
+            f"{escape(visible(content.decode(errors='backslashreplace')))}"
         )
     call.out.print("[dim]value[/]")
-    call.out.print(_pretty(letter.value), markup=False)
+    call.out.print(visible(_pretty(letter.value)), markup=False)
 
 
 def replay(

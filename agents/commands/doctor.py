@@ -13,9 +13,11 @@ from agents.commands.shell import Failure, Shell, examples, shell
 from agents.commands.status import MARKS, sentence
 from agents.failure import Code
 from agents.findings import Finding, Level, counted, ok, problem
+from agents.privileges import Role
 
 EPILOG = examples(
     "churnwatch doctor                        before the first worker, after a change, and when something is odd",
+    "churnwatch doctor --role reader          whether this user may do what status, explain and customers do",
     "churnwatch doctor --quiet                only what is not as it should be",
     "churnwatch doctor --json | jq -r '.findings[] | select(.level == \"problem\").do'",
     "churnwatch --config shop1.toml doctor    of another installation",
@@ -26,6 +28,9 @@ SECTIONS = {"settings": "Settings", "kafka": "Kafka", "redis": "Redis", "state":
 def doctor(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="One object: healthy, and all findings.")] = False,
+    role: Annotated[
+        Role, typer.Option(help="Whose rights this user must have: docs/security.md.")
+    ] = Role.WORKER,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only what is not as it should be.")] = False,
 ) -> None:
     """Check settings, Kafka, Redis, state and workers, and say what to do.
@@ -34,7 +39,7 @@ def doctor(
     problem, 2 when the settings cannot be used; warnings leave it 0.
     """
     call = shell(context)
-    findings, code = _examined(call)
+    findings, code = _examined(call, role)
     if as_json:
         said = {"healthy": not code, "findings": [f.as_dict() for f in findings]}
         sys.stdout.write(msgspec.json.encode(said).decode() + "\n")
@@ -44,7 +49,7 @@ def doctor(
         raise typer.Exit(code)
 
 
-def _examined(call: Shell) -> tuple[list[Finding], int]:
+def _examined(call: Shell, role: Role) -> tuple[list[Finding], int]:
     """All findings and the exit code."""
     try:
         settings = call.settings
@@ -60,7 +65,7 @@ def _examined(call: Shell) -> tuple[list[Finding], int]:
     # Redis and the core take a second to import, which every other command does without.
     from agents.doctor import examine  # noqa: PLC0415
 
-    findings = [_settings(call), *examine(settings)]
+    findings = [_settings(call), *examine(settings, role)]
     failed = any(f.level is Level.PROBLEM for f in findings)
     return findings, Code.FAILED if failed else Code.DONE
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
@@ -16,6 +15,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it does exp
 
 from agents import reach
 from agents.commands.shell import Code, Failure
+from agents.privileges import READING_GROUP, RIGHTS
 from agents.settings import Kafka
 
 PATIENCE = 10.0
@@ -24,6 +24,13 @@ SLICE = 1.0
 """Seconds for one attempt: between two of them Ctrl-C is heard."""
 DOUBT = 2.0
 """Seconds without an answer after which it is looked what is there; what waiting does not heal is said at once."""
+
+
+DENIED = (
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+)
 
 
 class Broker:
@@ -87,6 +94,26 @@ class Broker:
                 if not healing or waited + slice_ > self.patience or self._refused() or self._advice:
                     raise self.failure(error) from e
 
+    def denied(self, why: str) -> Failure:
+        """The failure of a user who lacks a right; ``why`` says which, as well as it is known."""
+        return Failure(Code.KAFKA, f"Kafka ({self.name}) does not allow this {self.who}.", why, RIGHTS)
+
+    @property
+    def who(self) -> str:
+        """Whom the brokers take us for, as well as we know."""
+        return f"to the user {self.kafka.username}" if self.kafka.username else "to this user"
+
+    def absent(self, name: str) -> bool:
+        """Whether there is no topic of a name, of one that is not among those that Kafka lists for us.
+
+        Raises :class:`Failure` when this user may not see it: Kafka does not list those.
+        """
+        if reach.hidden(self.kafka, [name]):
+            raise self.denied(
+                f"The topic {name}: this user may not see it (DESCRIBE, READ or WRITE is missing)."
+            )
+        return True
+
     def _refused(self) -> bool:
         """Whether a client was told what asking again does not change."""
         final = {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError._SSL}  # noqa: SLF001
@@ -100,7 +127,7 @@ class Broker:
         there = self.partitions()
         names = {name: self.kafka.topic(name) for name in logical}
         missing = [kafka for kafka in names.values() if kafka not in there]
-        if missing:
+        if missing and all(self.absent(kafka) for kafka in missing):
             raise Failure(
                 Code.KAFKA,
                 f"Kafka ({self.name}) has no topic {', '.join(missing)}.",
@@ -124,7 +151,7 @@ class Broker:
         consumer = Consumer(
             {
                 **self.config(),
-                "group.id": f"churnwatch-reader-{uuid.uuid4()}",
+                "group.id": READING_GROUP,
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
                 "auto.offset.reset": "earliest",
@@ -146,7 +173,7 @@ class Broker:
         ``tell`` hears once of an outage while it is followed. Raises :class:`Failure` when there is no such topic.
         """
         there = self.partitions()
-        if topic not in there:
+        if topic not in there and self.absent(topic):
             raise Failure(
                 Code.KAFKA,
                 f"Kafka ({self.name}) has no topic {topic}.",
@@ -194,7 +221,8 @@ class Broker:
     def failure(self, error: KafkaError | None) -> Failure:
         """The failure for an error, with the reason that a client gave before it, where it is a better one."""
         if self._advice is not None:
-            return Failure(Code.KAFKA, f"Kafka does not answer at {self.name}.", *self._advice[:2])
+            what = self._advice.what or f"Kafka does not answer at {self.name}"
+            return Failure(Code.KAFKA, f"{what}.", *self._advice[:2])
         codes: Mapping[int, KafkaError] = {c.code(): c for c in self._complaints}
         sasl = codes.get(KafkaError._AUTHENTICATION) or codes.get(KafkaError.SASL_AUTHENTICATION_FAILED)  # noqa: SLF001
         if sasl is not None:
@@ -205,6 +233,9 @@ class Broker:
                 "Check kafka.sasl, kafka.username and the password (kafka.password_file or CHURNWATCH_KAFKA__PASSWORD).",
             )
         tls = codes.get(KafkaError._SSL)  # noqa: SLF001
+        if tls is not None and (advice := reach.kafka(self.kafka)) is not None:
+            self._advice = advice
+            return self.failure(error)
         if tls is not None:
             return Failure(
                 Code.KAFKA,
@@ -212,18 +243,8 @@ class Broker:
                 _said(tls),
                 "Check kafka.tls, kafka.ca and the host names in kafka.brokers.",
             )
-        denied = (
-            KafkaError.TOPIC_AUTHORIZATION_FAILED,
-            KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-            KafkaError.GROUP_AUTHORIZATION_FAILED,
-        )
-        if error is not None and error.code() in denied:
-            return Failure(
-                Code.KAFKA,
-                f"Kafka ({self.name}) does not allow this.",
-                _said(error),
-                "Ask its administrator for the right (ACL) of this user.",
-            )
+        if error is not None and error.code() in DENIED:
+            return self.denied(_said(error))
         resolve = codes.get(KafkaError._RESOLVE)  # noqa: SLF001
         why = _said(resolve or next(iter(self._complaints), None) or error)
         return Failure(

@@ -19,7 +19,7 @@ from streams.codec import Codec
 from streams.events import to_micros
 from streams.topics import COMPACTED
 
-__all__ = ["DEFAULT_FILE", "Code", "Failure", "Shell", "examples", "instant", "shell"]
+__all__ = ["DEFAULT_FILE", "Code", "Failure", "Shell", "examples", "instant", "shell", "visible"]
 
 DEFAULT_FILE = Path("churnwatch.toml")
 
@@ -115,6 +115,15 @@ def instant(text: str, now: datetime | None = None) -> int:
             f"{text!r} is no time: write 2026-01-31, 2026-01-31T09:30:00Z, or 7d, 12h, 30m for so long ago"
         ) from None
     return to_micros(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+
+
+# Signs that a terminal obeys, and those that turn the direction of writing: all but the tab and the end of a line.
+_OBEYED = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069]")
+
+
+def visible(text: str) -> str:
+    """What somebody else has written, for a terminal: signs that it would obey are spelled out."""
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def examples(*lines: str) -> str:

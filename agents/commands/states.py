@@ -142,6 +142,9 @@ def read(settings: Settings, ask: Callable[[Reader], Coroutine[Any, Any, T]], *,
             f"{str(e.__cause__ or e).rstrip('.')}.",
             "Is it overloaded or out of memory? See redis.timeout, and what its own log says.",
         )
-        raise Failure(Code.REDIS, f"Redis does not answer at {url}.", *advice[:2]) from e
+        what = advice.what or f"Redis does not answer at {url}"
+        raise Failure(Code.REDIS, f"{what}.", *advice[:2]) from e
     except Unrecoverable as e:
-        raise Failure(e.code, f"Redis ({url}) cannot be read.", str(e)) from e
+        # What Redis said stands in brackets; what to do follows.
+        why, closed, todo = str(e).partition("): ")
+        raise Failure(e.code, f"Redis ({url}) cannot be read.", why + closed[:1], todo) from e

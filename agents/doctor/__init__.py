@@ -12,9 +12,11 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
+from agents import privileges
 from agents.doctor import brokers, state, store
 from agents.findings import Finding, Level, problem, unknown
 from agents.overview import hushed
+from agents.privileges import Role
 from agents.settings import Settings
 
 LIMIT: Final = 9.0
@@ -23,16 +25,21 @@ STATE_LIMIT: Final = 5.5
 """Seconds that the state and the workers may take after them."""
 
 
-def examine(settings: Settings) -> list[Finding]:
-    """Every check but that of the settings themselves, in the order in which people read them."""
+def examine(settings: Settings, role: Role = Role.WORKER) -> list[Finding]:
+    """Every check but that of the settings themselves, in the order in which people read them; what this user may do
+    is compared with what a role needs."""
     with hushed():
-        return _examined(settings)
+        return _examined(settings, role)
 
 
-def _examined(settings: Settings) -> list[Finding]:
-    kafka = _started(lambda: brokers.checks(settings))
-    redis = _started(lambda: asyncio.run(store.checks(settings)))
+def _examined(settings: Settings, role: Role) -> list[Finding]:
+    kafka = _started(lambda: brokers.checks(settings, role))
+    if privileges.redis(settings, role) is None:  # it has no user there
+        return _ended(kafka, "kafka", LIMIT)
+    redis = _started(lambda: asyncio.run(store.checks(settings, role)))
     found = _ended(kafka, "kafka", LIMIT) + _ended(redis, "redis", LIMIT)
+    if role is Role.TRAINER:  # it may not see the workers' state
+        return found
     # Topics are looked at by all who were let in and found a broker.
     telling = {"kafka": ("kafka.reachable", "kafka.topics"), "redis": ("redis.reachable",)}
     lost = {

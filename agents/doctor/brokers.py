@@ -19,9 +19,11 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it does exp
     ResourceType,
 )
 
-from agents.commands.kafka import Broker
+from agents import privileges, reach
+from agents.commands.kafka import DENIED, Broker
 from agents.doctor.greeting import DESCRIBE_CLUSTER, Greeting, HungUp, NotKafka, WantsTls, greet, release
 from agents.findings import Finding, bytes_of, counted, lasting, note, numbered, ok, problem, unknown, warning
+from agents.privileges import Resource, Right, Role
 from agents.settings import Kafka, Settings
 from streams.topics import COMPACTED, DEAD_LETTERS, OUTPUTS
 
@@ -42,7 +44,8 @@ CREATE = "Run: churnwatch topics create."
 
 class Facts(NamedTuple):
     """What the brokers tell, by logical topic. ``configs`` and ``rights`` None: they do not tell, then ``no_…`` says
-    why; ``newest``: the highest timestamp of a record (ms) by topic."""
+    why; ``rights``: what we may do with a topic or group, by what it is and its name on Kafka, nothing where it is
+    hidden from us; ``newest``: the highest timestamp of a record (ms) by topic."""
 
     kafka: Kafka
     group: str
@@ -50,10 +53,11 @@ class Facts(NamedTuple):
     brokers: int
     configs: Mapping[str, Mapping[str, str]] | None
     no_configs: str
-    rights: Mapping[str, frozenset[str]] | None
+    rights: Mapping[tuple[Resource, str], frozenset[str]] | None
     no_rights: str
-    group_rights: frozenset[str] | None
     newest: Mapping[str, int]
+    wanted: Sequence[Right] = ()
+    role: Role = Role.WORKER
 
     def name(self, topic: str) -> str:
         """The topic's name on Kafka."""
@@ -64,8 +68,8 @@ class Facts(NamedTuple):
         return {t: c[name] for t in topics if (c := (self.configs or {}).get(t)) is not None and name in c}
 
 
-def checks(settings: Settings) -> list[Finding]:
-    """Everything about the brokers, at most some eight seconds."""
+def checks(settings: Settings, role: Role = Role.WORKER) -> list[Finding]:
+    """Everything about the brokers, at most some eight seconds; of the rights, those that a role needs."""
     kafka = settings.kafka
     greetings, found = addresses(kafka)
     if not greetings:
@@ -105,7 +109,7 @@ def checks(settings: Settings) -> list[Finding]:
     if embedded and not any(g.software for g in greetings.values()):
         topics = {t: x for t in (*kafka.inputs, *OUTPUTS) if (x := metadata.topics.get(kafka.topic(t)))}
         facts = Facts(
-            kafka, settings.group, topics, 1, None, "an embedded broker has no admin API", None, "", None, {}
+            kafka, settings.group, topics, 1, None, "an embedded broker has no admin API", None, "", {}
         )
         return [
             *found,
@@ -118,7 +122,7 @@ def checks(settings: Settings) -> list[Finding]:
                 "Use it to try things out, never for data.",
             ),
         ]
-    facts = _facts(settings, admin, metadata)
+    facts = _facts(settings, admin, metadata, role)
     for check in CHECKS:
         found += check(facts)
     return found
@@ -182,7 +186,7 @@ def _greeted(address: str, context: ssl.SSLContext | None) -> Greeting | OSError
 def _why(error: OSError, kafka: Kafka) -> str:
     match error:
         case ssl.SSLCertVerificationError():
-            return f"it shows a certificate that we do not trust ({error.verify_message})"
+            return f"it shows a certificate that we do not trust ({reach.distrust(error, 'kafka').why.rstrip('.').lower()})"
         case ssl.SSLError() if "WRONG_VERSION_NUMBER" in str(error):
             return "it does not speak TLS there"
         case ssl.SSLEOFError():
@@ -202,10 +206,7 @@ def _why(error: OSError, kafka: Kafka) -> str:
 def _advice(error: OSError) -> str:
     match error:
         case ssl.SSLCertVerificationError():
-            return (
-                "Set kafka.ca to the authority that signed it, and write kafka.brokers with the names that are in the "
-                "certificate."
-            )
+            return reach.distrust(error, "kafka").todo
         case ssl.SSLEOFError():
             return "Take the port of the TLS listener, or set kafka.tls = false."
         case ssl.SSLError() if "WRONG_VERSION_NUMBER" in str(error):
@@ -300,8 +301,9 @@ def credentials(kafka: Kafka) -> Finding:
 # ---- what the brokers tell
 
 
-def _facts(settings: Settings, admin: AdminClient, metadata: Any) -> Facts:
+def _facts(settings: Settings, admin: AdminClient, metadata: Any, role: Role = Role.WORKER) -> Facts:
     """Asks everything at once; what is refused is remembered with its reason."""
+    wanted = privileges.kafka(settings, role, settings.kafka.username or "")
     kafka = settings.kafka
     names = {kafka.topic(t): t for t in (*kafka.inputs, *OUTPUTS)}
     topics = {t: metadata.topics[n] for n, t in names.items() if n in metadata.topics}
@@ -323,7 +325,7 @@ def _facts(settings: Settings, admin: AdminClient, metadata: Any) -> Facts:
             except KafkaException as error:
                 kafka_error: KafkaError = error.args[0]
                 why = kafka_error.str() or kafka_error.name()
-                if kafka_error.code() in _DENIED:
+                if kafka_error.code() in DENIED:
                     denied.add(key)
             except TimeoutError:
                 why = "no answer came in time"
@@ -338,18 +340,21 @@ def _facts(settings: Settings, admin: AdminClient, metadata: Any) -> Facts:
             else {}
         )
     )
+    # By name, because a list of all leaves out what is hidden from us.
+    asked = sorted({*names, *(right.name for right in wanted if right.resource is Resource.TOPIC)})
     described, no_rights, hidden = told(
-        lambda: (
-            admin.describe_topics(
-                TopicCollection(there), include_authorized_operations=True, request_timeout=PATIENCE
-            )
-            if there
-            else {}
+        lambda: admin.describe_topics(
+            TopicCollection(asked), include_authorized_operations=True, request_timeout=PATIENCE
         )
     )
-    groups, _, no_group = told(
-        lambda: admin.describe_consumer_groups(
-            [settings.group], include_authorized_operations=True, request_timeout=PATIENCE
+    asked_groups = [right.name for right in wanted if right.resource is Resource.GROUP and not right.prefixed]
+    groups, _, hidden_groups = told(
+        lambda: (
+            admin.describe_consumer_groups(
+                asked_groups, include_authorized_operations=True, request_timeout=PATIENCE
+            )
+            if asked_groups
+            else {}
         )
     )
     places = [(t, n) for t, x in topics.items() if t in kafka.inputs for n in x.partitions]
@@ -370,9 +375,14 @@ def _facts(settings: Settings, admin: AdminClient, metadata: Any) -> Facts:
     for at, result in (newest or {}).items():
         topic = names[at.topic]
         latest[topic] = max(latest.get(topic, -1), result.timestamp)
-    rights = {names[n]: allowed for n, d in (described or {}).items() if (allowed := _allowed(d)) is not None}
-    rights |= dict.fromkeys((names[n] for n in hidden), frozenset())
-    group = next(iter((groups or {}).values()), None)
+    rights = {
+        (resource, name): allowed
+        for resource, found in ((Resource.TOPIC, described), (Resource.GROUP, groups))
+        for name, description in (found or {}).items()
+        if (allowed := _allowed(description)) is not None
+    }
+    rights |= {(Resource.TOPIC, name): frozenset() for name in hidden}
+    rights |= {(Resource.GROUP, name): frozenset() for name in hidden_groups}
     return Facts(
         kafka,
         settings.group,
@@ -384,8 +394,9 @@ def _facts(settings: Settings, admin: AdminClient, metadata: Any) -> Facts:
         no_configs,
         rights or None,
         no_rights,
-        frozenset() if no_group else _allowed(group),
         {t: at for t, at in latest.items() if at >= 0},
+        wanted,
+        role,
     )
 
 
@@ -398,24 +409,32 @@ def _allowed(described: Any) -> frozenset[str] | None:
 
 
 def present(facts: Facts) -> Iterator[Finding]:
-    """Whether every topic is there."""
-    inputs = [facts.name(t) for t in facts.kafka.inputs if t not in facts.topics]
-    outputs = [facts.name(t) for t in OUTPUTS if t not in facts.topics]
+    """Whether every topic is there; what is hidden from us is a matter of rights."""
+    hidden = {n for (kind, n), held in (facts.rights or {}).items() if kind is Resource.TOPIC and not held}
+    absent = [t for t in (*facts.kafka.inputs, *OUTPUTS) if t not in facts.topics]
+    inputs = [n for t in facts.kafka.inputs if t in absent and (n := facts.name(t)) not in hidden]
+    outputs = [n for t in OUTPUTS if t in absent and (n := facts.name(t)) not in hidden]
     if inputs:
         yield problem(
             "kafka.topics",
-            f"Kafka has no topic {', '.join(inputs)}, or does not show it to this user.",
+            f"Kafka has no topic {', '.join(inputs)}.",
             "A worker does not start without every topic of kafka.inputs.",
             f"{CREATE} If they have a prefix, set kafka.prefix; if not all are used, set kafka.inputs.",
         )
     if outputs:
         yield problem(
             "kafka.topics",
-            f"Kafka has no topic {', '.join(outputs)} to write to, or does not show it to this user.",
+            f"Kafka has no topic {', '.join(outputs)} to write to.",
             "What is to go there waits in the outbox, and all that comes after it.",
             CREATE,
         )
-    if not inputs and not outputs:
+    if not inputs and not outputs and absent:
+        yield note(
+            "kafka.topics",
+            f"Kafka does not let this user see {', '.join(facts.name(t) for t in absent)}.",
+            "Whether they are there, and how they are kept, was not looked at.",
+        )
+    elif not inputs and not outputs:
         yield ok(
             "kafka.topics",
             f"All topics are there: {counted(len(facts.kafka.inputs), 'input')} and {len(OUTPUTS)} outputs.",
@@ -650,47 +669,47 @@ def sizes(facts: Facts) -> Iterator[Finding]:
 
 
 def rights(facts: Facts) -> Iterator[Finding]:
-    """What this user may do, as far as the brokers tell."""
-    if facts.rights is None:
+    """What this user may do of what the role needs, as far as the brokers tell."""
+    needs = {
+        right: [o for o in right.operations if o not in held]
+        for right in facts.wanted
+        if (held := (facts.rights or {}).get((right.resource, right.name))) is not None
+    }
+    if not needs:
         yield unknown(
             "kafka.rights",
             "What this user may do was not found out.",
             _said(facts.no_rights),
-            "It needs READ and DESCRIBE on inputs and on the group, WRITE and DESCRIBE on outputs.",
+            f"churnwatch acl kafka {facts.role} prints what it needs.",
         )
         return
     lacking = [
-        f"{operation} on {facts.name(topic)}"
-        for topics, operations in (
-            (facts.kafka.inputs, ("READ", "DESCRIBE")),
-            (OUTPUTS, ("WRITE", "DESCRIBE")),
-        )
-        for topic in topics
-        if topic in facts.rights
+        f"{operation} on {'the group ' if right.resource is Resource.GROUP else ''}{right.name}"
+        for right, operations in needs.items()
         for operation in operations
-        if operation not in facts.rights[topic]
     ]
-    if facts.group_rights is not None and "READ" not in facts.group_rights:
-        lacking.append(f"READ on the group {facts.group}")
+    user = facts.kafka.username
     if lacking:
         yield problem(
             "kafka.rights",
-            f"This user lacks {', '.join(lacking[:6])}{f' and {len(lacking) - 6} more' if len(lacking) > 6 else ''}.",
-            "A worker ends with code 5, or its outbox waits for ever.",
-            "Ask the administrator of Kafka for these rights (kafka-acls --add).",
+            f"This user lacks {', '.join(lacking)}.",
+            "A worker ends with code 5, or its outbox waits for ever."
+            if facts.role is Role.WORKER
+            else f"The role {facts.role} needs it ({privileges.MEANINGS[facts.role]}).",
+            f"Let the administrator of Kafka run what this prints: churnwatch acl kafka {facts.role}"
+            + (f" --user {facts.role}={user}" if user else ""),
         )
-    else:
+    elif facts.role is Role.WORKER:
         yield ok(
             "kafka.rights",
             f"This user may read the inputs, join the group {facts.group} and write the outputs.",
         )
+    else:
+        yield ok("kafka.rights", f"This user may do all that the role {facts.role} needs of Kafka.")
 
 
 CHECKS: Final = (present, partitions, cleanup, copies, retention, timestamps, sizes, rights)
 _DESCRIBE = "With DESCRIBE_CONFIGS on the topics doctor could look; a worker runs without."
-
-
-_DENIED: Final = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED)
 
 
 def _said(why: str) -> str:

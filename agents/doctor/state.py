@@ -41,6 +41,15 @@ async def checks(settings: Settings, *, kafka: bool, redis: bool) -> list[Findin
             )
         if not redis:
             found.append(unknown("state.all", "State was not looked at.", "Redis does not answer."))
+        elif seen.redis_away is not None:
+            found.append(
+                unknown(
+                    "state.all",
+                    "State was not looked at.",
+                    seen.redis_away.why,
+                    "Whoever may run churnwatch status may see it (docs/security.md: reader); a worker runs without.",
+                )
+            )
         said = {f.check for f in found}
         found += _fine(seen, said)
         if seen.states is not None and seen.states.layout is not None:

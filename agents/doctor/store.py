@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
+import msgspec
 from redis.asyncio import RedisCluster
 from redis.exceptions import (
     NoPermissionError,
@@ -18,13 +19,15 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from agents import privileges, reach
 from agents.commands.shell import Failure
 from agents.doctor.brokers import certificate
 from agents.doctor.greeting import ends_at
 from agents.findings import Finding, bytes_of, counted, lasting, ok, problem, unknown, warning
 from agents.overview import explained, open_store
+from agents.privileges import Role
 from agents.settings import Settings, redacted
-from agents.store import Store
+from agents.store import Store, trainer_of
 
 PATIENCE: Final = 3.0
 """Seconds until Redis is called away."""
@@ -50,9 +53,12 @@ class Facts(NamedTuple):
     doubt: float
 
 
-async def checks(settings: Settings) -> list[Finding]:
-    """Everything about Redis, at most some six seconds."""
-    store = open_store(settings, PATIENCE)
+async def checks(settings: Settings, role: Role = Role.WORKER) -> list[Finding]:
+    """Everything about Redis, at most some six seconds; of the rights, those that a role needs."""
+    own = settings
+    if role is Role.TRAINER:
+        own = msgspec.structs.replace(settings, application=trainer_of(settings.application))
+    store = open_store(own, PATIENCE)
     try:
         began = time.monotonic()
         try:
@@ -81,7 +87,7 @@ async def checks(settings: Settings) -> list[Finding]:
         for facts in nodes:
             for check in CHECKS:
                 found += check(facts)
-        found += await rights(store)
+        found += await rights(store, settings, role)
     except (RedisError, OSError, TimeoutError) as error:
         return [
             problem(
@@ -103,7 +109,7 @@ def _unreachable(settings: Settings, failure: Failure) -> Finding:
     cause: BaseException | None = failure
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            do = "Set redis.ca to the authority that signed it, and write redis.url with a name that is in the certificate."
+            do = reach.distrust(cause, "redis").todo
         elif isinstance(cause, ssl.SSLError) and "WRONG_VERSION_NUMBER" in str(cause):
             do = "It does not speak TLS there: write redis:// instead of rediss://, or take the port of its TLS."
         cause = cause.__cause__ or cause.__context__
@@ -382,49 +388,69 @@ CHECKS: Final = (version, role, persistence, eviction, memory, clock)
 # ---- rights
 
 
-PROBES: Final[Sequence[tuple[str, ...]]] = (
-    ("GET", "{layout}"),
-    ("HGETALL", "{meta}"),
-    ("HMGET", "{meta}", "ver"),
-    ("HSCAN", "{none}", "0"),
-    ("HLEN", "{none}"),
-    ("ZRANGEBYSCORE", "{none}", "0", "0"),
-    ("ZRANGE", "{none}", "0", "0"),
-    ("ZCARD", "{none}"),
-    ("ZCOUNT", "{none}", "0", "0"),
-    ("XRANGE", "{none}", "-", "+", "COUNT", "1"),
-    ("XLEN", "{none}"),
-    ("TYPE", "{meta}"),
-    ("SCRIPT LOAD", "return 1"),
-    ("EVALSHA", "0" * 40, "1", "{none}"),
-    # What follows writes nothing: each has an argument that the command refuses, after Redis has looked at rights,
-    # memory, disk and role.
-    ("SET", "{none}", "1", "NX", "XX"),
-    ("HSET", "{none}", "field", "value", "odd"),
-    ("ZADD", "{none}", "NX", "XX", "0", "member"),
-    ("ZREM", "{none}", "member"),
-    ("XADD", "{none}", "NOMKSTREAM", "no-id", "m", "1"),
-    ("XDEL", "{none}", "0-1"),
-)
+PROBES: Final[Mapping[str, tuple[str, ...]]] = {
+    "get": ("{layout}",),
+    "hget": ("{none}", "field"),
+    "hgetall": ("{none}",),
+    "hmget": ("{none}", "field"),
+    "hlen": ("{none}",),
+    "hscan": ("{none}", "0"),
+    "zcard": ("{none}",),
+    "zcount": ("{none}", "0", "0"),
+    "zrange": ("{none}", "0", "0"),
+    "zrangebyscore": ("{none}", "0", "0"),
+    "xlen": ("{none}",),
+    "zmscore": ("{none}", "member"),
+    "zscan": ("{none}", "0"),
+    "smembers": ("{none}",),
+    "xrevrange": ("{none}", "+", "-", "COUNT", "1"),
+    "xrange": ("{none}", "-", "+", "COUNT", "1"),
+    "exists": ("{none}",),
+    "type": ("{none}",),
+    "script|load": ("return 1",),
+    "evalsha": ("0" * 40, "1", "{none}"),
+    # What follows writes nothing: there is nothing to remove, or an argument that the command refuses, after Redis has
+    # looked at rights, memory, disk and role.
+    "del": ("{none}",),
+    "persist": ("{none}",),
+    "pexpire": ("{none}", "1"),
+    "rename": ("{none}", "{none}"),
+    "unlink": ("{none}",),
+    "hdel": ("{none}", "field"),
+    "zrem": ("{none}", "member"),
+    "xdel": ("{none}", "0-1"),
+    "set": ("{layout}", "1", "NX", "XX"),
+    "hset": ("{none}", "field", "value", "odd"),
+    "hincrby": ("{none}", "field", "one"),
+    "zadd": ("{none}", "NX", "XX", "0", "member"),
+    "xadd": ("{none}", "NOMKSTREAM", "no-id", "m", "1"),
+}
+"""How a command is tried without changing anything. What is not here was run already, or cannot be tried."""
 
 
-async def rights(store: Store) -> list[Finding]:
-    """Whether this user may run what a worker runs, and whether Redis takes writes: tried, without changing anything."""
-    meta = store.keys(0)[0]
+async def rights(store: Store, settings: Settings, role: Role = Role.WORKER) -> list[Finding]:
+    """Whether this user may run what a role runs, and whether Redis takes writes: tried, without changing anything."""
+    access = privileges.redis(settings, role)
+    assert access is not None, "whoever needs nothing of Redis is not asked for"
     words = {
         "{layout}": f"{store.application}:layout",
-        "{meta}": meta,
         # A key that nobody writes.
-        "{none}": meta.removesuffix(":meta") + ":doctor",
+        "{none}": store.keys(0)[0].removesuffix(":meta") + ":doctor",
     }
+    lacking: list[str] = []
     denied: list[str] = []
     refused = ""
-    for probe in PROBES:
+    for command, arguments in PROBES.items():
+        if command not in access.commands:
+            continue
+        told = command.replace("|", " ").upper()
         try:
-            await store.redis.execute_command(*(words.get(word, word) for word in probe))
+            await store.redis.execute_command(told, *(words.get(word, word) for word in arguments))
         except NoPermissionError as error:
-            key = next((words[w] for w in probe if w in words), "")
-            denied.append(f"{probe[0]} on {key}" if "key" in str(error) else probe[0])
+            key = next((words[word] for word in arguments if word in words), "")
+            of_key = "key" in str(error)
+            denied.append(f"{told} on {key}" if of_key else told)
+            lacking += [] if of_key else [command]
         except (OutOfMemoryError, ReadOnlyError) as error:
             refused = refused or str(error)
         except ResponseError as error:
@@ -442,20 +468,25 @@ async def rights(store: Store) -> list[Finding]:
             )
         )
     if denied:
+        user = settings.redis.username or "default"
         found.append(
             problem(
                 "redis.rights",
                 f"This user may not run {', '.join(denied)}.",
-                "A worker ends with code 4 and says so.",
-                f"Grant them: ACL SETUSER USER ~{store.application}:* ~{{{store.application}:* +@read +@write "
-                "+@scripting +@connection",
+                "A worker ends with code 4 and says so."
+                if role is Role.WORKER
+                else f"The role {role} needs it ({privileges.MEANINGS[role]}).",
+                f"Let the administrator of Redis run: ACL SETUSER {user} {privileges.acl_rules(access._replace(commands=tuple(lacking)))} "
+                f"(and ACL SAVE). All that the role needs: churnwatch acl redis {role} --user {role}={user}",
             )
         )
     elif not refused:
         found.append(
             ok(
                 "redis.rights",
-                "This user may run all that a worker runs, and Redis takes writes (tried, nothing was written).",
+                "This user may run all that a worker runs, and Redis takes writes (tried, nothing was written)."
+                if role is Role.WORKER
+                else f"This user may run all that the role {role} needs of Redis (tried, nothing was written).",
             )
         )
     return found

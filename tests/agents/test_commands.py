@@ -22,6 +22,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it does exp
 from agents import cli
 from agents.commands.alerts import sentence
 from agents.commands.send import rate
+from agents.commands.shell import visible
 from agents.embedded import Embedded
 from tests.servers import KafkaServer, RedisServer, free_port, wait_until
 
@@ -540,7 +541,7 @@ def test_tls_and_passwords_work_and_wrong_ones_are_explained(
     assert run(*flags, *trusted, "alerts", "--json") == Said(0, "", "")
     said = run(*flags, "alerts")
     assert said.code == 5
-    assert "do not agree on TLS" in said.err
+    assert "shows a certificate that we do not trust" in said.err
     assert "kafka.ca" in said.err
     secret.write_text("wrong\n")
     said = run(*flags, *trusted, "alerts")
@@ -548,3 +549,8 @@ def test_tls_and_passwords_work_and_wrong_ones_are_explained(
     assert "does not let us in" in said.err
     assert "kafka.password_file" in said.err
     assert "wrong" not in said.err
+
+
+def test_what_a_terminal_would_obey_is_spelled_out() -> None:
+    assert visible("tea\tand\nmilk") == "tea\tand\nmilk"
+    assert visible("\x1b]0;mine\x07\x9b2J\u202eevil\r") == r"\x1b]0;mine\x07\x9b2J\u202eevil\r"

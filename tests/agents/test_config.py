@@ -13,6 +13,7 @@ from agents.configuration import commented
 from agents.meanings import EXAMPLES
 from agents.settings import Settings, keys
 from tests.agents.command_line import CommandLine
+from tests.secured import Authority
 
 
 @pytest.fixture(autouse=True)
@@ -62,18 +63,20 @@ def test_every_key_stands_there_with_its_meaning_and_what_is_allowed() -> None:
 def test_what_is_shown_as_an_example_is_allowed(tmp_path: Path) -> None:
     unset = {name for name, key in keys().items() if key.default is None and not key.secret}
     assert unset <= EXAMPLES.keys()
-    (tmp_path / "there").write_text("a secret that is long enough")
+    # A secret, or an authority, or a certificate with its key.
+    made = Authority(tmp_path / "authority").certificate("shop")
+    made.both.rename(tmp_path / "there")
     for name, example in EXAMPLES.items():
         section, _, key = name.partition(".")
         beside = {
             "sasl": 'username = "me"\npassword_file = "there"',
             "username": 'sasl = "PLAIN"\npassword_file = "there"' if section == "kafka" else 'password_file = "there"',
             "password_file": 'sasl = "PLAIN"\nusername = "me"' if section == "kafka" else "",
-            "key_password_file": 'tls = true\ncert = "there"\nkey = "there"',
+            "key_password_file": 'cert = "there"\nkey = "there"',
             "cert": 'key = "there"',
             "key": 'cert = "there"',
         }.get(key, "")  # fmt: skip
-        if key in {"ca", "cert", "key"}:
+        if key in {"ca", "cert", "key", "key_password_file"}:
             beside += "\ntls = true" if section == "kafka" else '\nurl = "rediss://h"'
         written = '"there"' if re.match(r'"/', example) else example
         Path("one.toml").write_text(f"[{section}]\n{key} = {written}\n{beside}\n")

@@ -32,6 +32,7 @@ from agents import cli
 from agents.doctor import brokers, examine, greeting, store
 from agents.embedded import Embedded
 from agents.overview import open_store
+from agents.privileges import Resource
 from agents.settings import Kafka, Redis, Secret, Settings
 from agents.store import Layout
 from alerts.partition import Partition
@@ -370,8 +371,9 @@ def test_rights_that_are_missing_are_named(
     complete()
     facts = facts_of(kafka, prefix, application)
     assert [f.level for f in brokers.rights(facts)] == ["ok"]
-    less = {**(facts.rights or {}), INPUT: frozenset({"DESCRIBE"})}
-    (found,) = brokers.rights(facts._replace(rights=less, group_rights=frozenset({"DESCRIBE"})))
+    seen = frozenset({"DESCRIBE"})
+    less = {(Resource.TOPIC, f"{prefix}{INPUT}"): seen, (Resource.GROUP, application): seen}
+    (found,) = brokers.rights(facts._replace(rights={**(facts.rights or {}), **less}))
     assert found.level == "problem"
     assert f"READ on {prefix}{INPUT}, READ on the group {application}" in found.found
 
@@ -439,8 +441,12 @@ def test_tls_and_passwords_of_kafka_are_tried_and_what_is_wrong_is_told_apart(
         report = doctor(*base, *tls, *login)
         lacking = report.of("kafka.rights")
         assert lacking["level"] == "problem"
-        assert "READ on purchases, WRITE on alerts, READ on the group churnwatch" in lacking["found"]
-        assert "no topic decisions to write to, or does not show it" in report.of("kafka.topics")["found"]
+        assert (
+            "READ on purchases, WRITE on alerts, WRITE on decisions, READ on the group churnwatch"
+            in lacking["found"]
+        )
+        assert "churnwatch acl kafka worker --user worker=shop" in lacking["do"]
+        assert "does not let this user see decisions" in report.of("kafka.topics")["found"]
         secret.write_text("wrong\n")
         wrong = doctor(*base, *tls, *login)
         assert wrong.level("kafka.credentials") == "problem"
@@ -569,7 +575,7 @@ def test_trying_the_rights_leaves_nothing_behind(own_redis: Callable[..., RedisS
     async def body() -> list[str]:
         opened = open_store(settings, 3.0)
         try:
-            return [f.level for f in await store.rights(opened)]
+            return [f.level for f in await store.rights(opened, settings)]
         finally:
             await opened.close()
 
@@ -818,8 +824,8 @@ def test_a_redis_that_is_behind_with_no_worker_is_told_with_its_records(
 def test_what_takes_too_long_is_given_up_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agents.doctor.LIMIT", 0.05)
     release = threading.Event()
-    monkeypatch.setattr("agents.doctor.brokers.checks", lambda _: release.wait(5) and [])
-    monkeypatch.setattr("agents.doctor.store.checks", lambda _: asyncio.sleep(5))
+    monkeypatch.setattr("agents.doctor.brokers.checks", lambda *_: release.wait(5) and [])
+    monkeypatch.setattr("agents.doctor.store.checks", lambda *_: asyncio.sleep(5))
     found = examine(Settings(redis=Redis(password=Secret("x"))))
     release.set()
     assert [f.level for f in found] == ["problem", "problem", "unknown"]

@@ -425,7 +425,7 @@ def test_what_cannot_heal_is_said_at_once_with_what_to_do(server: RedisServer, s
         await store.redis.execute_command(
             "ACL", "SETUSER", "reader", "on", ">secret", "~*", "+@read", "+@connection"
         )
-        for user, word in (("reader", "redis.username"), ("nobody", "redis.username")):
+        for user, word in (("reader", "evalsha.*churnwatch acl redis"), ("nobody", "redis.username")):
             denied = Store(
                 connect(address(server.tcp_url, 2.0, username=user, password="secret")), "app", 5.0
             )
