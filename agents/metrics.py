@@ -452,6 +452,7 @@ class Metrics:
     def show_snapshot(self, snapshot: Snapshot) -> None:
         """The newest snapshot of what was learned."""
         leading = snapshot.leading
+        self.model.info({"model": snapshot.promoted, "version": snapshot.version, "source": snapshot.source})
         self.model_effective.set(snapshot.effective / 1e6)
         self.model_labels.labels("churned").set(leading.gate.churned)
         self.model_labels.labels("stayed").set(leading.gate.stayed)

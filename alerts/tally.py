@@ -108,7 +108,8 @@ class Tally(msgspec.Struct, array_like=True, frozen=True, gc=False):
         week = clock // WEEK
         if was // WEEK == week:
             return self
-        before = {**self.before, week: self.tenths}
+        # When the clock moves for the first time nobody has been looked at yet.
+        before = {**self.before, week: self.tenths} if was else {}
         for old in sorted(before)[:-1]:
             # The newest that is old enough is what scores are compared with.
             if any(old < other <= week - WINDOW for other in before):

@@ -3,12 +3,13 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
-from agents.metrics import Metrics, UnknownCountError
+from agents.metrics import PREFIX, Metrics, UnknownCountError
 
 
 def every_series(metrics: Metrics) -> bytes:
@@ -92,3 +93,33 @@ def test_a_lost_partition_leaves_no_series_behind(metrics: Metrics) -> None:
     assert value(metrics, "lag_records", topic="purchases", partition="0") is None
     assert value(metrics, "lag_records", topic="purchases", partition="1") == 5
     assert value(metrics, "partition_clock_timestamp_seconds", partition="0") is None
+
+
+def rows() -> list[str]:
+    """Every metric as a row of the table in docs/metrics.md, in the order in which they are declared."""
+    metrics = Metrics(CollectorRegistry())
+    labels = {
+        (PREFIX + of._name).removesuffix("_total").replace(PREFIX * 2, PREFIX): of._labelnames
+        for of in vars(metrics).values()
+        if isinstance(of, MetricWrapperBase)
+    }
+    found = []
+    for family in metrics.registry.collect():
+        name = family.name.removeprefix(PREFIX)
+        kind = family.type
+        if kind == "counter":
+            name += "_total"
+        elif kind == "info":
+            name, kind = name + "_info", "gauge"
+        of = labels.get(family.name, ())
+        if family.name in (PREFIX + "model", PREFIX + "build"):
+            of = next(s for s in family.samples).labels or ("model", "source", "version")
+        said = family.documentation.replace("|", "\\|")
+        found.append(f"| `{name}` | {kind} | {', '.join(sorted(of))} | {said} |")
+    return found
+
+
+def test_the_page_about_metrics_has_each_of_them_as_it_is_declared() -> None:
+    page = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
+    table = [line for line in page.splitlines() if line.startswith("| `") and line.count("|") == 5]
+    assert table == rows()

@@ -26,6 +26,7 @@ from alerts.tally import TENTHS, psi
 from models.learning import Learning
 from models.snapshot import Prior
 from tests.agents.shell import START, Shell, eventually, producer_of, run
+from tests.agents.test_runbooks import PAGES, lines
 from tests.conftest import missing
 from tests.servers import ROOT, KafkaServer, PrometheusServer, RedisServer
 
@@ -199,6 +200,10 @@ def test_the_figures_of_the_whole_are_the_same_after_a_restart(shop: Shop) -> No
     assert all(found[0].values())
 
 
+def tenth(sample: tuple[dict[str, str], float]) -> str:
+    return sample[0]["tenth"]
+
+
 def hurried(rules: Path, folder: Path) -> Path:
     """The rules, but that nothing has to last before it is an alarm."""
     hasty = folder / rules.name
@@ -226,28 +231,37 @@ def test_prometheus_follows_the_rules_and_sounds_an_alarm_when_something_breaks(
 
             async def told(what: Callable[[], object]) -> None:
                 """Wait until Prometheus says so, while the workers' loop turns."""
-                end = asyncio.get_running_loop().time() + 60
+                end = asyncio.get_running_loop().time() + 120
                 while not await asyncio.to_thread(what):
                     assert asyncio.get_running_loop().time() < end, server.alerts()
                     await asyncio.sleep(0.2)
 
             groups = (await asyncio.to_thread(server.ask, "rules"))["groups"]
             assert {rule["health"] for group in groups for rule in group["rules"]} <= {"ok", "unknown"}
-            shop.purchases(300, 0)
-            shop.purchases(100, 30)
+            for customers, day in ((300, 0), (100, 8), (100, 40)):
+                shop.purchases(customers, day)
             await told(lambda: server.value("sum(churnwatch_customers) == 300"))
             await told(lambda: server.value("churnwatch:score_psi > 0"))
+
             # What the rule makes of all workers together is what the worker makes of its own customers.
-            now, before = (
-                [
-                    int(v)
-                    for _, v in sorted(server.value(f"sum by (tenth) ({name})"), key=lambda s: s[0]["tenth"])
-                ]
-                for name in ("churnwatch_customers_by_score", "churnwatch_customers_by_score_reference")
+            def psi_of_the_counts() -> float:
+                now, before = (
+                    [int(n) for _, n in sorted(server.value(f"sum by (tenth) ({name})"), key=tenth)]
+                    for name in ("churnwatch_customers_by_score", "churnwatch_customers_by_score_reference")
+                )
+                assert len(now) == TENTHS
+                return psi(now, before)
+
+            await told(
+                lambda: server.value("churnwatch:score_psi")[0][1] == pytest.approx(psi_of_the_counts())
             )
-            assert len(now) == TENTHS
-            await told(lambda: server.value("churnwatch:score_psi")[0][1] == pytest.approx(psi(now, before)))
             await told(lambda: server.alerts() == {})
+
+            # What the runbooks ask of Prometheus it understands.
+            asked = [line for page in PAGES for line in lines(page, "promql")]
+            assert len(asked) > 40
+            for expression in dict.fromkeys(asked):
+                await asyncio.to_thread(server.value, expression)
 
             for n in range(60):
                 producer_of(shop.brokers).produce(shop.prefix + "purchases", b"{", f"c{n}")
@@ -255,6 +269,7 @@ def test_prometheus_follows_the_rules_and_sounds_an_alarm_when_something_breaks(
             await told(lambda: "ChurnwatchDeadLetters" in server.alerts())
             said = (await asyncio.to_thread(server.alerts))["ChurnwatchDeadLetters"]
             assert said["summary"].endswith("of what churnwatch-worker reads cannot be used")
+            assert (ROOT / said["runbook_url"]).exists()
 
             await asyncio.to_thread(redis.stop)
             await told(lambda: "ChurnwatchPartitionsUnclaimed" in server.alerts())

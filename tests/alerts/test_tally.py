@@ -152,7 +152,8 @@ def test_the_stability_index_is_that_of_the_textbook() -> None:
 def test_scores_are_compared_with_those_of_four_weeks_ago() -> None:
     tally = Tally(tenths=(1,) + (0,) * 9)
     clock = START // WEEK * WEEK
-    tally = tally.until(0, clock)
+    assert tally.until(0, clock).before == {}, "nobody has been looked at yet"
+    tally = tally.until(clock - 1, clock)
     for week in range(1, 9):
         change = Change()
         change.tenths[1] = 1
