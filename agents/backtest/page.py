@@ -281,8 +281,9 @@ def _monday(lists: Sequence[Monday]) -> Iterator[str]:
         for place, each in enumerate(lists)
     )
     yield (
-        "<p>Who would have been on the list on a Monday: warned of in the week before, and not back since. The last "
-        "column is what nobody knew then.</p>"
+        "<p>Who would have been on the list on a Monday: warned of in the week before, and not back since. Why: what "
+        "spoke for leaving on the day of the warning. To do: your measure, and the cause that it answers. The last column is "
+        "what nobody knew then.</p>"
     )
     yield f'<p class=choose><label for=monday-of>Monday</label> <select id=monday-of>{options}</select> <span id=monday-sum>{_sum(chosen)}</span></p>'  # fmt: skip
     rows = [

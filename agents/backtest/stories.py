@@ -31,7 +31,8 @@ class Story(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A line of a Monday's list. ``then``: what became of the customer, as we know today."""
+    """A line of a Monday's list. ``silent``: days by then; ``why``: what spoke for leaving when the warning was raised;
+    ``action``: the measure, and the cause where it is another than a lost rhythm; ``then``: what became of the customer, as we know today."""
 
     customer: str
     band: str
@@ -153,14 +154,21 @@ def _entry(found: Found, warned: Warned, index: int, monday: int) -> Entry:
         left, then = True, "did not come back"
     else:
         left, then = None, "not known yet"
-    texts = [reason.text for reason in warned.alert.reasons if reason.text and reason.feature != "base"]
+    # What speaks for leaving: a list says why somebody is on it.
+    texts = [
+        r.text
+        for r in warned.alert.reasons
+        if r.text and r.feature != "base" and (r.contribution or 0.0) > 0.0
+    ]
+    cause = warned.alert.cause
+    because = f" ({cause})" if cause and cause != "lost_rhythm" else ""
     return Entry(
         found.names[warned.customer].decode(),
         warned.band,
         round(warned.probability, 2),
         monday - begin,
         " ".join(texts[:2]),
-        (warned.alert.action or "").replace("_", " "),
+        ((warned.alert.action or "") + because).replace("_", " ").strip(),
         round(warned.revenue, 2),
         then,
         left,

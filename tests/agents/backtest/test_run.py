@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from datetime import date, timedelta
 from itertools import groupby
 from pathlib import Path
@@ -15,6 +16,7 @@ from agents.backtest.page import page
 from agents.backtest.replay import Replay
 from agents.backtest.report import alerts, report
 from agents.backtest.run import Asked, Found, NotEnough, replayed, run
+from agents.backtest.stories import mondays
 from agents.core import engine_of
 from agents.files import Reading, entry, extent, read
 from agents.send import Route, feed
@@ -26,6 +28,7 @@ from features.shop import DAY
 from models.learning import Learning
 from streams import events as ev
 from streams import topics
+from streams.alerts import Reason
 from streams.codec import Codec, Decoded
 from streams.message import Message, unpack
 from tests.agents.backtest.conftest import BEGIN, written
@@ -198,6 +201,34 @@ def test_warnings_are_told_beside_the_best_limit_and_everybody(found: Found) -> 
     else:
         assert all(each["precision"] < ours for each in told["limits"])  # type: ignore[attr-defined]
     assert set(told["by_band"]) <= {"medium", "high"}  # type: ignore[call-overload]
+
+
+def test_a_mondays_list_tells_what_spoke_for_leaving_and_the_cause_that_the_measure_answers(
+    found: Found,
+) -> None:
+    def told(*weights: tuple[str, float], cause: str) -> tuple[str, str]:
+        alert = msgspec.structs.replace(
+            warned.alert,
+            reasons=tuple(
+                Reason(feature=name, contribution=weight, text=f"{name}.") for name, weight in weights
+            ),
+            cause=cause,
+            action="loyalty_discount",
+        )
+        (monday,) = mondays(dataclasses.replace(found, warned=[warned._replace(alert=alert)]))
+        (entry,) = monday.entries
+        return entry.why, entry.action
+
+    warned = next(each for each in found.warned if each.step == "raised")
+    strongest = (
+        ("browsing_30d", -2.0),
+        ("recency_days", 1.5),
+        ("discount_share", 0.3),
+        ("use_30d", 0.2),
+        ("base", 9.0),
+    )
+    assert told(*strongest, cause="price") == ("recency_days. discount_share.", "loyalty discount (price)")
+    assert told(("base", 1.0), cause="lost_rhythm") == ("", "loyalty discount")
 
 
 def test_the_same_history_gives_the_same_report(found: Found, orders: Path) -> None:
