@@ -52,8 +52,8 @@ MEGA = 2**20
 class Plan(NamedTuple):
     """How long, how much and how often. ``share``: of the measured capacity; ``measure`` seconds of it are measured;
     ``gap``: seconds between two faults at least; ``rounds``: how often every fault strikes at most; ``session``: of
-    Kafka's group; ``sample``: customers whom the oracle is asked about; ``most``: events a second at most; ``quick``:
-    with a broker that saves on its start."""
+    Kafka's group; ``sample``: customers whom the oracle is asked about; ``recovery``: seconds that are waited
+    for at most until all is caught up; ``most``: events a second at most; ``quick``: with a broker that saves on its start."""
 
     seconds: float = 600.0
     share: float = 0.7
@@ -63,6 +63,7 @@ class Plan(NamedTuple):
     rounds: int = 1_000
     session: float = 6.0
     sample: int = 40
+    recovery: float = 90.0
     ahead: int = 20_000
     most: float = float("inf")
     quick: bool = False
@@ -76,12 +77,13 @@ SHORT = Plan(
 
 
 class Fault(NamedTuple):
-    """When one struck (seconds since the load began), how long it took, and until all was caught up again."""
+    """When one struck (seconds since the load began), how long it took, and until all was caught up again
+    (None: not before the next)."""
 
     name: str
     at: float
     lasted: float
-    caught_up: float
+    caught_up: float | None
 
 
 class Sample(NamedTuple):
@@ -126,7 +128,7 @@ class Soak(Run):
     """One run: as those of the fault tests, with a load that does not wait for anybody."""
 
     load: Load = field(kw_only=True)
-    patience: float = 600.0
+    patience: float = 1800.0
 
     def __post_init__(self) -> None:
         self.random = Random(self.seed)
@@ -372,10 +374,10 @@ def _run(
             tell(name, passed)
             FAULTS[name](run, 1)
             lasted = time.monotonic() - run.began - passed
-            run.until(lambda: _behind(application, load) < max(load.rate, 200.0), f"caught up after: {name}")
-            caught_up = time.monotonic() - run.began - passed
+            caught_up = _caught_up(run, plan.recovery)
+            whole = None if caught_up is None else round(lasted + caught_up, 1)
+            struck.append(Fault(name, round(passed, 1), round(lasted, 1), whole))
             _two(run)
-            struck.append(Fault(name, round(passed, 1), round(lasted, 1), round(caught_up, 1)))
         _pass(run, plan.seconds - (time.monotonic() - run.began))
         took, offered = time.monotonic() - run.began, load.sent - offered
         tell("settling", plan.seconds)
@@ -412,6 +414,16 @@ def _order(plan: Plan, seed: int) -> Iterator[str]:
         yield from names
 
 
+def _caught_up(run: Soak, patience: float) -> float | None:
+    """Seconds until no more is unread than comes in a second; None where that is not within ``patience``."""
+    began = time.monotonic()
+    while time.monotonic() - began < patience:
+        if _behind(run.application, run.load) < max(run.load.rate, 200.0):
+            return time.monotonic() - began
+        _pass(run, 0.1)
+    return None
+
+
 def _pass(run: Soak, seconds: float) -> None:
     """Let time pass while everything must go on."""
     end = time.monotonic() + max(0.0, seconds)
@@ -444,8 +456,10 @@ def percentiles(moments: array[float], seconds: array[float], struck: Sequence[F
     """p50, p99, p99.9 and the worst in milliseconds: of all, and of what came in while no fault was at work."""
     at, took = np.frombuffer(moments, dtype="f8") - began, np.frombuffer(seconds, dtype="f4") * 1000
     calm = np.ones(len(at), dtype=bool)
-    for fault in struck:
-        calm &= (at < fault.at - 1.0) | (at > fault.at + fault.caught_up + 1.0)
+    nexts = [fault.at for fault in struck[1:]] + [float("inf")]
+    for fault, following in zip(struck, nexts, strict=True):
+        over = following if fault.caught_up is None else fault.at + fault.caught_up + 1.0
+        calm &= (at < fault.at - 1.0) | (at > over)
     calm &= at >= 0
 
     def of(values: Any) -> dict[str, float]:

@@ -89,7 +89,8 @@ def page(found: dict[str, Any]) -> str:
         "| ---: | --- | ---: | ---: |",
     ]
     for fault in found["faults"]:
-        lines.append(f"| {fault['at']} | {fault['name']} | {fault['lasted']} | {fault['caught_up']} |")
+        until = "not before the next" if fault["caught_up"] is None else fault["caught_up"]
+        lines.append(f"| {fault['at']} | {fault['name']} | {fault['lasted']} | {until} |")
     machine = ", ".join(
         f"{name} {value}" for name, value in {**found["machine"], **found["versions"]}.items()
     )

@@ -35,7 +35,11 @@ ON_A_FILE = (
 
 def commands(page: Path) -> list[str]:
     """The lines of a page's shell blocks."""
-    return [line for block in BLOCK.findall(page.read_text()) for line in block.splitlines() if line.strip()]
+    text = page.read_text()
+    if page == WALKED[0]:
+        before, _, walk = text.partition(WALKED[1])
+        text = before + walk.partition("\n## ")[2]
+    return [line for block in BLOCK.findall(text) for line in block.splitlines() if line.strip()]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -144,6 +148,8 @@ def _until_quiet(redis_server: RedisServer, application: str) -> None:
 
 # Its commands are docker-compose's and kubectl's too: tests/deploy/test_page.py.
 ELSEWHERE = {ROOT / "docs" / "deployment.md"}
+# Of its walk-through every line is run: tests/test_walk_through.py.
+WALKED = ROOT / "docs" / "operations.md", "## From nothing to a watched system"
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_a_process_that_start_did_not_begin_is_left_alone(local: Local) -> None:
         stranger.wait()
 
 
-@pytest.mark.parametrize("command", ["start", "stop", "jars"])
+@pytest.mark.parametrize("command", ["start", "stop", "watch", "jars"])
 def test_the_commands_explain_themselves_and_refuse_what_they_do_not_know(
     command: str, tmp_path: Path
 ) -> None:
