@@ -16,8 +16,11 @@ from models.snapshot import Known
 log = logging.getLogger(__name__)
 
 
-def engine_of(settings: Settings, clock: ClockMode | None = None) -> Engine:
-    """The engine. ``clock``: that of a stored layout, where it is not the one of the settings."""
+def engine_of(
+    settings: Settings, clock: ClockMode | None = None, forgotten: Forgotten | None = None
+) -> Engine:
+    """The engine. ``clock``: that of a stored layout, where it is not the one of the settings; ``forgotten``: the list
+    of those who were, where it has been read."""
     return Engine(
         settings.application,
         settings.kafka.inputs,
@@ -29,7 +32,7 @@ def engine_of(settings: Settings, clock: ClockMode | None = None) -> Engine:
         accepted(settings),
         settings.learning,
         spoken(settings.shop),
-        forgotten_of(settings),
+        forgotten_of(settings) if forgotten is None else forgotten,
         retention_of(settings),
     )
 

@@ -22,13 +22,18 @@ from agents.ownership import IMPORTING
 from agents.send import Route
 from agents.settings import Settings
 from agents.store import Claimed, Layout, Lease, Outcome, Step, Store, Write, trainer_of
+from agents.suppression import packed
 from agents.trainer import Lessons
 from agents.transport import partition_of
+from alerts.forgotten import Forgotten
+from alerts.forgotten import entry as entry_of
 from alerts.partition import Partition
 from features.shop import DAY
 from models.snapshot import Known, Snapshot
 from streams import topics
 from streams.codec import Decoded
+from streams.erasure import erasure_message
+from streams.events import Forget
 from streams.examples import decode_example
 from streams.message import Message, pack
 
@@ -77,11 +82,12 @@ def replayed(
     entries: Iterable[Entry],
     partitions: int,
     tell: Callable[[int, int], None] = lambda _day, _events: None,
+    forgotten: Forgotten | None = None,
 ) -> Archive:
-    """The archive in memory. ``entries`` come in the order of time, marked as history; ``tell`` hears of the day
+    """The archive in memory, without those who are ``forgotten``. ``entries`` come in the order of time, marked as history; ``tell`` hears of the day
     and the events so far. Raises what reading the entries raises, and ValueError where there is none."""
     route = Route(dict.fromkeys(settings.kafka.inputs, partitions))
-    engine = engine_of(settings, "record")
+    engine = engine_of(settings, "record", forgotten)
     replay = Replay(
         engine,
         partitions,
@@ -110,6 +116,10 @@ def replayed(
         item = entry.item
         if not isinstance(item, Decoded):
             continue
+        if isinstance(item.event, Forget) and engine.forgotten is None:
+            raise ValueError(
+                f"line {entry.line} asks to forget a customer, for which privacy.key must be set, the same as of the workers"
+            )
         if not first:
             first, day = item.at, item.at // DAY
         last = max(last, item.at)
@@ -228,6 +238,14 @@ async def _load_partition(
         ticks=held.partition.ticks if settings.clock.mode == "record" else {},
     )
     lease = await _claimed(store, number, offsets)
+    # Of requests in the archive it is remembered who, and no place where they could be read again.
+    erased = [
+        each._replace(erasure=msgspec.structs.replace(each.erasure, offset=-1)) for each in held.forgotten
+    ]
+    if erased:
+        gone = packed({each.digest: entry_of(each.erasure) for each in erased}, erased[0].erasure.secret)
+        said = [pack(erasure_message(each.digest, each.erasure)) for each in erased]
+        await _commit(store, lease, None, None, Write(partition=partition.pack(), gone=gone, out=said))
     customers = list(held.hot)
     for first in range(0, len(customers), CHUNK):
         some = customers[first : first + CHUNK]

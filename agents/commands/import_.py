@@ -25,6 +25,7 @@ from streams import topics
 
 if TYPE_CHECKING:
     from agents.loading import Archive, Ends
+    from alerts.forgotten import Forgotten
 
 EPILOG = examples(
     "churnwatch topics create                       first: the archive is sharded as these topics are",
@@ -57,8 +58,11 @@ def import_(
     call = shell(context)
     settings = call.settings
     from agents import loading  # noqa: PLC0415 -- numpy, river and Faust take their time
+    from agents.core import forgotten_of  # noqa: PLC0415
     from agents.overview import explained, open_store  # noqa: PLC0415
     from agents.store import trainer_of  # noqa: PLC0415
+    from agents.suppression import Suppression  # noqa: PLC0415
+    from agents.transport import LogAway  # noqa: PLC0415
 
     broker = Broker(settings.kafka)
     counts = broker.inputs(settings.kafka.inputs)
@@ -66,10 +70,13 @@ def import_(
     ends = _ends(broker, call, count)
     apart = msgspec.structs.replace(settings, application=trainer_of(settings.application))
 
+    forgotten = forgotten_of(settings)
+
     async def check() -> None:
         store = open_store(settings, settings.redis.patience)
         try:
             await loading.check_empty(store, count)
+            await Suppression(settings.kafka, settings.application, store, forgotten).read_topic()
         finally:
             await store.close()
 
@@ -87,7 +94,7 @@ def import_(
     try:
         with explained(settings):
             asyncio.run(check())
-            archive = _replayed(call, file, count)
+            archive = _replayed(call, file, count, forgotten)
             with _loading(call, archive.replay.customers()) as tell:
                 asyncio.run(load(archive, tell))
     except loading.NotEmpty as e:
@@ -105,6 +112,13 @@ def import_(
             "The import was given up, and what it had loaded is removed.",
             f"{str(e).capitalize()}.",
             "Stop the workers and the trainer, and import again.",
+        ) from e
+    except LogAway as e:
+        raise Failure(
+            Code.KAFKA,
+            "Nothing was imported.",
+            f"Who was forgotten could not be read: {e}.",
+            "Try again when Kafka is well.",
         ) from e
     except SendError as e:
         raise Failure(
@@ -140,7 +154,7 @@ def _ends(broker: Broker, call: Shell, count: int) -> Ends:
         return Ends(inputs, {(examples_, p): end(examples_, p) for p in range(there[examples_])})
 
 
-def _replayed(call: Shell, file: Path, count: int) -> Archive:
+def _replayed(call: Shell, file: Path, count: int, forgotten: Forgotten | None) -> Archive:
     from agents.loading import replayed  # noqa: PLC0415
 
     reading = Reading(call.codec(), ZoneInfo(call.settings.shop.time_zone), history=True)
@@ -150,7 +164,8 @@ def _replayed(call: Shell, file: Path, count: int) -> Archive:
     try:
         span = extent(file, reading)
         with _progress(call, span or (0, 0)) as tell:
-            archive = replayed(call.settings, read(file, reading, refused.append), count, tell)
+            entries = read(file, reading, refused.append)
+            archive = replayed(call.settings, entries, count, tell, forgotten)
     except FileError as e:
         raise Failure(Code.INPUT, "The file cannot be imported.", str(e)) from e
     except ValueError as e:

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -487,3 +488,43 @@ def test_what_is_said_of_a_topic_follows_from_its_settings() -> None:
     limited = expiry("t", {**kept, "max.compaction.lag.ms": str(day)}, now)
     assert limited.by is not None
     assert limited.compacted
+
+
+def test_an_archive_brings_nobody_back(
+    shop: Shop, churnwatch: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither whom it says itself to forget, nor whom the list of these topics has, under whatever application."""
+    shop.kafka.create_topics([shop.topic("models")], 1)
+    for name, value in shop.env.items():
+        monkeypatch.setenv(name, value)
+    lines = [
+        {"type": "purchase", "id": f"a{k}", "customer": customer, "lines": [{"amount": 5}]}
+        | {"time": (START + timedelta(days=k)).isoformat()}
+        for k in range(3)
+        for customer in (CANARY, OTHERS[0])
+    ]
+    Path("archive.ndjson").write_text("\n".join(map(json.dumps, lines)))
+    asked = {"type": "forget", "id": "f", "customer": CANARY, "time": (START + timedelta(days=9)).isoformat()}
+    Path("asking.ndjson").write_text("\n".join(map(json.dumps, [*lines, asked])))
+    monkeypatch.setenv("CHURNWATCH_PRIVACY__KEY", "")
+    said = churnwatch("import", "asking.ndjson")
+    assert said.code == 6
+    assert "privacy.key must be set" in said.err
+    monkeypatch.setenv("CHURNWATCH_PRIVACY__KEY", SECRET)
+    said = churnwatch("import", "asking.ndjson")
+    assert said.code == 0, said.err
+    assert "of 1 customers" in said.out
+
+    async def body() -> None:
+        async with shop.worker() as worker:
+            await shop.quiet(worker)
+
+    run(body())
+    assert shop.stored(OTHERS[0])["hot"]
+    assert not any(found_in(key + content) for key, content in shop.everything())
+    assert len(shop.records("forgotten")) == 1
+    monkeypatch.setenv("CHURNWATCH_APPLICATION", f"{shop.application}-2")
+    said = churnwatch("import", "archive.ndjson")
+    assert said.code == 0, said.err
+    assert "of 1 customers" in said.out
+    assert not any(found_in(key + content) for key, content in shop.everything())
