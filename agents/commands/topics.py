@@ -17,9 +17,13 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it does exp
 from agents.commands.kafka import Broker
 from agents.commands.shell import Code, Failure, Shell, examples, shell
 from agents.settings import Kafka
-from streams.topics import COMPACTED, INTERNAL, OUTPUTS, SINGLE
+from streams.topics import COMPACTED, CUSTOMER_SCORES, CUSTOMERS, INTERNAL, OUTPUTS, SINGLE
 
 DEFAULT_PARTITIONS = 6
+OF_CUSTOMERS = frozenset({CUSTOMERS, CUSTOMER_SCORES})
+"""Compacted topics that are keyed by customer."""
+LAG = 7 * 86_400_000
+"""Milliseconds after which Kafka has to compact them: it would otherwise wait until enough is out of date."""
 
 EPILOG = examples(
     "churnwatch topics create                                   what is missing, with 6 partitions",
@@ -110,6 +114,14 @@ def _count(kafka: Kafka, inputs: Mapping[str, int], partitions: int | None) -> i
     return exist or partitions or DEFAULT_PARTITIONS
 
 
+def _config(topic: str) -> dict[str, str]:
+    """How a topic keeps its records. Of customers, what a null value has replaced goes within days."""
+    if topic not in COMPACTED:
+        return {"cleanup.policy": "delete"}
+    lag = {"max.compaction.lag.ms": str(LAG)} if topic in OF_CUSTOMERS else {}
+    return {"cleanup.policy": "compact", **lag}
+
+
 def _create(broker: Broker, missing: Mapping[str, int], replication: int | None) -> None:
     """Creates topics. Raises :class:`Failure`."""
     admin = broker.admin()
@@ -118,7 +130,7 @@ def _create(broker: Broker, missing: Mapping[str, int], replication: int | None)
             broker.kafka.topic(topic),
             n,
             replication or -1,
-            config={"cleanup.policy": "compact" if topic in COMPACTED else "delete"},
+            config=_config(topic),
         )
         for topic, n in missing.items()
     ]
