@@ -285,6 +285,7 @@ class Engine:
         self.application = application
         self.forgotten = forgotten
         self.retention = retention
+        self._lets_go = any(retention)
         self.inputs = tuple(inputs)
         self.clock = clock
         self.policy = policy
@@ -899,7 +900,8 @@ class Engine:
     def _look_ahead(self, life: _Life, item: Decoded, partition: Partition, decisive: bool) -> None:
         """Sets the deadlines that follow from an event."""
         customer, standing = life.customer, life.standing
-        self._keep_until(life)
+        if self._lets_go:
+            self._keep_until(life)
         after = max(standing.at, partition.clock)
         if decisive and customer.orders and not standing.snapshot_due and self._learns:
             standing.labelled = max(item.at, partition.clock)

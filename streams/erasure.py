@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import datetime
 from typing import Final, NamedTuple
 
 import msgspec
 
 from streams import topics
+from streams.events import Time
 from streams.message import Message
 
 VERSION: Final = 1
@@ -30,8 +30,8 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     before, and who came back since has stayed. ``removed``: how many of what.
     """
 
-    until: datetime
-    written: datetime
+    until: Time
+    written: Time
     secret: str
     request: str
     application: str

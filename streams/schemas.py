@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from streams.alerts import TRANSITIONS, Alert, Score
+from streams.erasure import Erasure
 from streams.events import CLASS_OF
 
 Schema: TypeAlias = dict[str, Any]
@@ -44,10 +45,21 @@ def score_schema() -> Schema:
     return schema
 
 
+def erasure_schema() -> Schema:
+    """The schema of a record on ``forgotten``, the answer to a request to forget a customer."""
+    schema: Schema = _written(_schema(Erasure, "erasure", "erasure"))
+    return schema
+
+
 def all_schemas() -> dict[str, Schema]:
     """Every schema by the path of its file."""
     schemas = {f"events/{kind}.json": event_schema(kind) for kind in CLASS_OF}
-    return {**schemas, "alerts/alert.json": alert_schema(), "alerts/score.json": score_schema()}
+    return {
+        **schemas,
+        "alerts/alert.json": alert_schema(),
+        "alerts/score.json": score_schema(),
+        "forgotten/erasure.json": erasure_schema(),
+    }
 
 
 def text(schema: Schema) -> str:

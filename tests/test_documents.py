@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]+)\)")
-SETTING = re.compile(r"`((?:policy|prior|feeds|kafka|redis|learning|worker|shop|clock)\.[a-z_]+)`")
+SETTING = re.compile(r"`((?:policy|prior|feeds|kafka|redis|learning|privacy|worker|shop|clock)\.[a-z_]+)`")
 
 
 # What the front page does with a file before anything runs.

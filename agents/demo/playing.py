@@ -477,7 +477,9 @@ class _Listening:
                 for message in self._consumer.consume(500, 0.1):
                     if message.error() is None:
                         self._newest = self.moved = time.monotonic()
-                        value = message.value() or b""
+                        value = message.value()
+                        if value is None:
+                            continue  # a customer who is not known any more
                         if message.topic() == self._scores:
                             self._post(decode_score(value))
                         else:
