@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 
-MOST = 128
-"""Ends that are remembered; beyond it every other one is forgotten, which makes a lag seem shorter by one step."""
+FINE = 64
+"""Ends are noted so many times in the span of those that are remembered: a lag may seem shorter by so small a part."""
 
 
 class Lag:
@@ -30,14 +30,13 @@ class Lag:
         """
         if self._first is None:
             self._first = end, now
-        if end > applied and (not self._ends or self._ends[-1][0] < end):
-            self._ends.append((end, now))
-            if len(self._ends) > MOST:
-                self._ends = deque(list(self._ends)[::2])
         while self._ends and self._ends[0][0] <= applied:
             self._ends.popleft()
         if end <= applied:
             return 0.0
+        newest, first = (self._ends[-1], self._ends[0][1]) if self._ends else ((0, 0.0), 0.0)
+        if newest[0] < end and now - newest[1] >= (now - first) / FINE:
+            self._ends.append((end, now))
         since = self._ends[0][1]
         if applied < self._first[0] and last:
             # There before we looked. It may have come long after the record before it: an upper bound.

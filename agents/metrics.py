@@ -40,7 +40,7 @@ CALLS = (
     *("load", "outbox", "park", "read", "trim"),
 )
 """What is asked of Redis, as ``agents.store`` names it."""
-RESYNCS = ("conflict", "fenced", "gap", "redis", "restored", "torn")
+RESYNCS = ("conflict", "fenced", "forgotten", "gap", "redis", "restored", "torn")
 LESSONS = ("learned", "repeated", "other_horizon", "other_features")
 WITHHELD = ("history", "silent", "ceiling", "paused", "shadow")
 """Why a transition that was decided is not delivered."""

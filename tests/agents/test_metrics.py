@@ -4,12 +4,19 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
-from agents.metrics import PREFIX, Metrics, UnknownCountError
+from agents.metrics import CALLS, LESSONS, PREFIX, RESYNCS, Metrics, UnknownCountError
+from alerts.engine import FEATURES_VERSION
+from models.learning import Learning
+from models.snapshot import Prior
+from models.training import Trainer, What
+from tests.labels import HORIZON, labels
+from tests.servers import ROOT
 
 
 def every_series(metrics: Metrics) -> bytes:
@@ -66,8 +73,13 @@ def test_counts_of_the_core_reach_their_metrics(metrics: Metrics) -> None:
             ("late",): 5,
             ("alert", "churn", "raised", "delivered"): 6,
             ("held",): 8,
+            ("alert", "churn", "raised", "silent"): 9,
+            ("drift", "error"): 10,
         }
     )
+    assert value(metrics, "alerts_suppressed_total", kind="churn", reason="silent") == 9
+    assert value(metrics, "alerts_suppressed_total", kind="churn", reason="ceiling") == 0
+    assert value(metrics, "model_drifts_total", signal="error") == 10
     assert value(metrics, "events_total", type="purchase") == 3
     assert value(metrics, "dead_letters_total", reason="invalid") == 2
     assert value(metrics, "duplicates_total") == 4
@@ -123,3 +135,40 @@ def test_the_page_about_metrics_has_each_of_them_as_it_is_declared() -> None:
     page = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
     table = [line for line in page.splitlines() if line.startswith("| `") and line.count("|") == 5]
     assert table == rows()
+
+
+def test_what_can_be_named_beforehand_is_what_there_is() -> None:
+    asked = re.findall(r"_patiently\(\s*\"(\w+)\"", (ROOT / "agents/store.py").read_text())
+    assert set(asked) == set(CALLS)
+    text = "".join((ROOT / f"agents/{name}.py").read_text() for name in ("worker", "ownership"))
+    assert set(re.findall(r"_drop\(\w+, \"(\w+)\"\)|resyncs.labels\(\"(\w+)\"\)", text)) <= {
+        *((reason, "") for reason in RESYNCS),
+        *(("", reason) for reason in RESYNCS),
+    }
+    assert set(LESSONS) == set(get_args(What))
+
+
+def test_a_snapshot_of_what_was_learned_is_told_in_its_own_figures(metrics: Metrics) -> None:
+    trainer = Trainer(Learning(publish_labels=512), HORIZON, Prior(), FEATURES_VERSION)
+    snapshot = trainer.learn(labels(1_024)).published[-1].snapshot
+    metrics.show_snapshot(snapshot)
+    leading = snapshot.leading
+    assert value(metrics, "model_labels", outcome="churned") == leading.gate.churned
+    assert value(metrics, "model_labels", outcome="stayed") == leading.gate.stayed
+    for figures in leading.figures:
+        deciding = "yes" if figures.model == snapshot.promoted else "no"
+        names = {"model": figures.model, "deciding": deciding}
+        assert value(metrics, "model_auc", **names) == figures.auc
+        assert value(metrics, "model_log_loss", **names) == figures.log_loss
+    bins = [each for each in leading.reliability if each.labels]
+    assert sum(each.labels for each in bins) == 1_024
+    gap = sum(each.labels * abs((each.stated or 0) - (each.churned or 0)) for each in bins) / 1_024
+    assert value(metrics, "model_calibration_error_ratio") == pytest.approx(gap)
+    assert 0 < gap < 1
+    assert value(
+        metrics, "model_info", model=snapshot.promoted, version=snapshot.version, source=snapshot.source
+    )
+    # The one before leaves no series behind.
+    older = trainer.snapshot()
+    metrics.show_snapshot(older)
+    assert metrics.exposition().count(b"churnwatch_model_info{") == 1

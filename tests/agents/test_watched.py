@@ -174,6 +174,7 @@ def test_ten_thousand_customers_have_the_series_of_a_hundred_and_promtool_has_no
     assert value(many, "stage_in_progress") == 0
     assert value(many, "lag_records") == value(many, "lag_seconds") == 0
     assert value(many, "timers") == 10_000
+    assert 1 <= value(many, "rebalance_duration_seconds_count") <= value(many, "rebalances_total")
     assert value(many, "redis_memory_used_bytes") > 0
     assert value(many, "process_memory_limit_bytes") > value(many, "process_resident_memory_bytes") > 0
     assert value(trainer, "model_labels") == value(many, "examples_total") > 0
