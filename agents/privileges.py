@@ -109,7 +109,7 @@ LOOKED: Final = (
 )  # fmt: skip
 """What commands run that change nothing."""
 
-KEPT: Final = ("del", "rename", "persist", "pexpire", "zscan", "xrevrange", "smembers", "sadd")
+KEPT: Final = ("del", "rename", "persist", "pexpire", "zscan", "xrevrange")
 """What ``import``, ``backup`` and ``restore`` run beside these."""
 
 

@@ -402,7 +402,6 @@ PROBES: Final[Mapping[str, tuple[str, ...]]] = {
     "xlen": ("{none}",),
     "zmscore": ("{none}", "member"),
     "zscan": ("{none}", "0"),
-    "smembers": ("{none}",),
     "xrevrange": ("{none}", "+", "-", "COUNT", "1"),
     "xrange": ("{none}", "-", "+", "COUNT", "1"),
     "exists": ("{none}",),

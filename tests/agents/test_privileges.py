@@ -386,7 +386,7 @@ def unused(place: Place) -> dict[Role, set[str]]:
     """Commands that a role may run in Redis, and nobody has run, without one of the reasons below."""
     seldom = {
         "multi": "setting a message aside", "exec": "setting a message aside", "unlink": "forgetting a partition",
-        "set": "the first worker", "rename": "restore", "persist": "restore", "sadd": "restore", "smembers": "backup",
+        "set": "the first worker", "rename": "restore", "persist": "restore",
         "zrem": "a deadline that falls away", "zmscore": "a backup while one does", "del": "import",
     }  # fmt: skip
     with place.redis.client() as client:
