@@ -31,8 +31,8 @@ MEANINGS: Final[Mapping[Role, str]] = {
     Role.TRAINER: "churnwatch trainer; a worker with worker.trainer = true has both roles",
     Role.PRODUCER: "your systems that write events, and churnwatch send",
     Role.CONSUMER: "your systems that react to alerts, scores and tasks",
-    Role.READER: "commands that change nothing: status, doctor, alerts, explain, customers, customer, dlq list, model show",
-    Role.OPERATOR: "those, and commands that change something: dlq replay, model pin, alerts pause, import, backup, restore",
+    Role.READER: "commands that change nothing: status, doctor, alerts, explain, customers, customer, export, dlq list, model show",
+    Role.OPERATOR: "those, and commands that change something: dlq replay, forget, model pin, alerts pause, import, backup, restore",
     Role.PROVISIONER: "churnwatch topics create",
 }
 
@@ -50,6 +50,8 @@ COMMANDS: Final[Mapping[str, Role]] = {
     "dlq show": Role.READER,
     "dlq replay": Role.OPERATOR,
     "policy preview": Role.READER,
+    "export": Role.READER,
+    "forget": Role.OPERATOR,
     "model list": Role.READER,
     "model show": Role.READER,
     "model diff": Role.READER,

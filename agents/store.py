@@ -703,12 +703,6 @@ class Store:
         answer = await self._patiently("read", pipeline.execute)
         return answer[0], answer[1]
 
-    async def deadline(self, partition: int, key: bytes) -> Micros | None:
-        """The deadline of one customer, None where there is none."""
-        due = self.keys(partition)[3]
-        found = await self._patiently("read", lambda: self.redis.zscore(due, key))
-        return None if found is None else int(found)
-
     async def customers(self, partition: int) -> AsyncIterator[tuple[bytes, bytes, bytes | None]]:
         """Each customer of a partition number once: key, hot part, cold part; in no order.
 

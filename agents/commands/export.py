@@ -89,9 +89,6 @@ async def _held(reader: Reader, customer: str) -> dict[str, Any]:
             held["partition"] = number
             held["now"] = await reader.one(customer)
             held.update(decoded(hot, cold, unit))
-            due = await reader.store.deadline(number, key)
-            if due is not None:
-                held["next_deadline"] = rfc3339(due)
             break
     number = held.get("partition", partition_of(key, reader.layout.partitions))
     waiting, parked = await reader.store.messages(

@@ -18,7 +18,7 @@ from rich.markup import escape
 
 from agents.commands.expiry import Expiry, expiries
 from agents.commands.kafka import Broker
-from agents.commands.letters import Purged, purge, theirs
+from agents.commands.letters import Denied, Purged, purge, theirs
 from agents.commands.scan import progress, whole
 from agents.commands.shell import Code, Failure, Shell, examples, shell
 from agents.core import forgotten_of
@@ -86,13 +86,19 @@ def forget(
     with _step(call, "Waiting until all of it has left"):
         asked.gone(number, wait)
     purged = Purged(0, 0)
+    left: dict[str, Any] = {}
     if letters:
         with _step(call, "Taking dead letters out"):
-            purged = purge(asked.broker, asked.dead_letters, list(letters), customer)
+            try:
+                purged = purge(asked.broker, asked.dead_letters, list(letters), customer)
+            except Denied as denied:
+                left = {"count": sum(letters.values()), "why": f"{denied} is missing"}
     files: Mapping[str, Any] = {}
     with _step(call, "Waiting for Redis to rewrite its files" if rewrite else "Asking Redis"):
         files = asked.files(rewrite=rewrite)
     result = _result(asked, answer, purged, files)
+    if left:
+        result["dead_letters_left"] = left
     if as_json:
         sys.stdout.write(msgspec.json.encode(result).decode(errors="surrogatepass") + "\n")
     else:
@@ -324,6 +330,9 @@ def _show(call: Shell, customer: str, result: Mapping[str, Any]) -> None:
     if result["moved_letters"]:
         moved = f"{result['moved_letters']} of others were sent to the end of their partition to make that possible"
         lines.append(_Line("dead letters", moved))
+    if "dead_letters_left" in result:
+        left = result["dead_letters_left"]
+        lines.append(_Line("dead letters", f"{left['count']} stay until they age out: {left['why']}"))
     place = result["request"]
     lines.append(
         _Line("recorded", f"{result['recorded']}; {place['topic']}/{place['partition']} at {place['offset']}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
-from confluent_kafka import KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from agents.commands.kafka import Broker, pairs
 from agents.commands.scan import Stretch, scan, stretches
@@ -19,6 +19,10 @@ from streams.erasure import is_about
 
 ROUNDS: Final = 5
 """How often a partition is looked at again: another command may have sent a letter on while this one was reading."""
+
+
+class Denied(Exception):
+    """We may not write to the topic, or not delete records of it. Nothing was removed."""
 
 
 class Purged(NamedTuple):
@@ -47,8 +51,13 @@ def theirs(
 
 
 def purge(broker: Broker, topic: str, partitions: Sequence[int], customer: str) -> Purged:
-    """Removes the customer's letters from these partitions. Raises :class:`Failure`."""
+    """Removes the customer's letters from these partitions. Raises :class:`Denied`, :class:`Failure`."""
     removed = moved = 0
+    # Whether we may, before anything is written.
+    _drop(
+        broker,
+        [each._replace(end=each.begin) for each in stretches(broker, [(topic, n) for n in partitions])],
+    )
     for _ in range(ROUNDS):
         mine = theirs(broker, topic, partitions, customer, lambda _: None)
         if not mine:
@@ -67,13 +76,13 @@ def purge(broker: Broker, topic: str, partitions: Sequence[int], customer: str) 
 
 def _sent_on(broker: Broker, customer: str, wholes: Sequence[Stretch]) -> int:
     """Sends the others' letters to the ends of their partitions; how many, when all are acknowledged."""
-    failed: list[str] = []
+    failed: list[KafkaError] = []
     count = 0
     producer = Producer({**broker.config(), "enable.idempotence": True, "compression.type": "lz4"})
 
-    def delivered(error: object, _: Message) -> None:
+    def delivered(error: KafkaError | None, _: Message) -> None:
         if error is not None:
-            failed.append(str(error))
+            failed.append(error)
 
     for message in scan(broker, wholes):
         if concerns(customer, message):
@@ -96,11 +105,14 @@ def _sent_on(broker: Broker, customer: str, wholes: Sequence[Stretch]) -> int:
                 raise broker.failure(error.args[0]) from error
         producer.poll(0)
         count += 1
-    if producer.flush(broker.patience + 20) or failed:
+    late = producer.flush(broker.patience + 20)
+    if any(error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED for error in failed):
+        raise Denied("the right to write to it")
+    if late or failed:
         raise Failure(
             Code.KAFKA,
             "The letters of other customers could not be sent on, so none was removed.",
-            failed[0] if failed else "The brokers did not acknowledge them in time.",
+            failed[0].str() if failed else "The brokers did not acknowledge them in time.",
             "Give this command again when Kafka takes writes.",
         )
     return count
@@ -114,6 +126,8 @@ def _drop(broker: Broker, wholes: Sequence[Stretch]) -> None:
         try:
             future.result(broker.patience + 5)
         except KafkaException as error:
+            if error.args[0].code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                raise Denied("the right to delete records of it") from error
             raise broker.failure(error.args[0]) from error
         except TimeoutError as error:
             raise broker.failure(None) from error

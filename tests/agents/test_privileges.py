@@ -359,11 +359,12 @@ def test_everything_works_with_the_least_privileges_and_nothing_more_is_even_tri
         for words in (
             ["alerts"], ["explain", alerts[-1]], ["customers"], ["customers", "--json"], ["customer", "c000045"],
             ["dlq", "list"], ["dlq", "show", letter["place"]], ["model", "show"], ["status"], ["config", "show"],
+            ["export", "c000045", "--topics"],
         ):  # fmt: skip
             fine(ask(Role.READER, *words))
         for words in (
             ["dlq", "replay", "--all"], ["model", "pin", newest], ["model", "unpin"], ["alerts", "pause", "upsell"],
-            ["alerts", "resume"], ["backup", str(tmp_path / "backup")],
+            ["alerts", "resume"], ["forget", "c000021"], ["backup", str(tmp_path / "backup")],
         ):  # fmt: skip
             fine(ask(Role.OPERATOR, *words))
         fine(ask(Role.OPERATOR, "status"))
