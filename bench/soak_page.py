@@ -67,6 +67,7 @@ def page(found: dict[str, Any]) -> str:
         "",
         "## How long it took",
         "",
+        *_shared(found),
         "| milliseconds | p50 | p99 | p99.9 | worst | of |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
@@ -103,6 +104,20 @@ def page(found: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _shared(found: dict[str, Any]) -> list[str]:
+    """What to think of times that were taken beside others."""
+    if found["load_before"] <= float(found["machine"]["cores"]):
+        return []
+    return [
+        (
+            f"The machine was not ours alone: its load average was {found['load_before']} on {found['machine']['cores']} cores "
+            "before anything of this began. Its capacity shrank after it was measured, so that records queued for minutes. "
+            "These times say how that went, not how fast it is; equality and memory hold all the same."
+        ),
+        "",
+    ]
 
 
 def draw(found: dict[str, Any], file: Path) -> None:
