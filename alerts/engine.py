@@ -429,16 +429,15 @@ class Engine:
         lives: dict[bytes, _Life] = {}
         work: dict[bytes, list[tuple[int, int, Decoded]]] = {}
         missing: list[bytes] = []
-        invalid: list[bool] = []
+        invalid = [False] * len(items)
         times: list[int] = []
         letters: list[tuple[int, Message]] = []
         accepted = self._accepted.get((topic, partition.number), -1)
         before = partition.applied.get(topic, -1)
-        kinds: dict[type[ev.Event], int] = {}
+        events: list[type[ev.Event]] = []
         for place, item in enumerate(items):
-            bad = False
-            if isinstance(item, Decoded):
-                kinds[type(item.event)] = kinds.get(type(item.event), 0) + 1
+            if type(item) is Decoded:
+                events.append(type(item.event))
                 times.append(item.at)
                 todo = work.get(item.key)
                 if todo is None:
@@ -446,7 +445,7 @@ class Engine:
                 else:
                     todo.append((place, before, item))
             elif isinstance(item, Refused):
-                bad = item.reason != "not_yet_supported" and item.offset > accepted
+                invalid[place] = item.reason != "not_yet_supported" and item.offset > accepted
                 if self._passed_over(topic, item.record):
                     counts["suppressed",] += 1
                 else:
@@ -456,9 +455,8 @@ class Engine:
                 counts["event", "tombstone"] += 1
             else:
                 counts["event", "clock"] += 1
-            invalid.append(bad)
             before = item.offset
-        for kind, count in kinds.items():
+        for kind, count in Counter(events).items():
             counts["event", type_name(kind)] += count
         chosen = self._choose(partition, index, bound, work, hot, cold)
         usually = set(chosen.keys)

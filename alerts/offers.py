@@ -96,6 +96,15 @@ def candidates(
     return sorted(found, key=lambda c: (-round(c.strength, 6), c.key))[:_MOST]
 
 
+def promising(cold: Cold) -> bool:
+    """Whether ``candidates`` and ``earliest`` may name anything, at whatever instant, while nothing happens."""
+    if cold.cart:
+        return True
+    if any(browsed.weight >= VIEWS for browsed in cold.browsed.values()):
+        return True
+    return any(bought.events >= DUE_EVENTS for bought in cold.basket.values())
+
+
 def earliest(customer: Customer, cold: Cold, after: int, policy: Policy) -> int:
     """The earliest instant from ``after`` on at which ``candidates`` may name something, if nothing happens
     meanwhile; 0 for never. Early by up to a second, never late."""

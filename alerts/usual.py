@@ -59,7 +59,7 @@ _VIEW, _SEARCH, _PURCHASE = range(3)
 _KINDS: Final[dict[type, int]] = {ev.View: _VIEW, ev.Search: _SEARCH, ev.Purchase: _PURCHASE}
 _RATES: Final = tuple(log(2) / (days * DAY) for days in decay.HALF_LIVES)
 _VALUE_HALF_LIFE: Final = 90.0
-_FULL: Final = REMEMBERED
+_FULL: Final = layout.DIGEST * REMEMBERED
 _FAR: Final = 65_000 * DAY
 _NEW: Final = pack_hot(Customer())
 
@@ -195,17 +195,20 @@ class _Turn:
         self.cold: list[bytes | None] = [
             chosen[part].cold.get(key) for (_, part, _), key in zip(order, self.keys, strict=True)
         ]
+        self.cold_sizes = [len(raw or b"") for raw in self.cold]
+        self.sizes = [size for size, _, _ in order]
         self.rows = layout.rows(self.raw)
         self.count = len(order)
         parts = np.array([part for _, part, _ in order])
         self.clock = np.array([one.clock for one in chosen])[parts]
         self.bound = np.array([one.bound for one in chosen])[parts]
-        self.rings = [chosen[part].ring for _, part, _ in order]
+        self.ring = np.array([one.ring for one in chosen])[parts]
         # Who needs a turn of its own.
         self.left = np.zeros(self.count, dtype=bool)
         self.stagger = shared.grid.staggers(self.keys)
         self.tails = [raw[layout.SIZE :] for raw in self.raw]
         self.grown = [False] * self.count
+        self.promising = np.zeros(self.count, dtype=bool)
         self.habits: list[Cold | None] = [None] * self.count
         self.waits: dict[int, tuple[tuple[Pending, ...], tuple[Pending, ...]]] = {}
         self.written: list[tuple[int, Written]] = []
@@ -227,7 +230,7 @@ class _Turn:
     def run(self, fewest: int) -> list[Lived]:
         """All rounds, then the look ahead."""
         left = self.left
-        sizes = [size for size, _, _ in self.order]
+        sizes = self.sizes
         entries: list[_Entry] = []
         rounds = sizes[0]
         for number in range(rounds):
@@ -287,6 +290,9 @@ class _Turn:
             some = ~left[who]
             who, at, following = who[some], at[some], following[some]
             if len(who):
+                for place in who[self._screened(who)].tolist():
+                    cold = self.habits[place] = self._habits(place)
+                    self.promising[place] = offers.promising(cold)
                 self._decide(who, at, at.tolist(), silent=True)
                 some = ~left[who]
                 who, at = who[some], at[some]
@@ -313,7 +319,7 @@ class _Turn:
         for place, (customer, instant) in enumerate(zip(who.tolist(), at.tolist(), strict=True)):
             cold = self._habits(customer)
             pending = (*cold.pending[1 - ledger.MOST :], Pending(instant, 0, 0, kept[place].tobytes()))
-            self.habits[customer] = replace(cold, pending=pending)
+            self.cold[customer] = pack_cold(replace(cold, pending=pending))
             self.waits[customer] = (cold.pending, pending)
             self.grown[customer] = True
             apart = int(self.stagger[customer]) * shared.step // shared.grid.step
@@ -429,7 +435,7 @@ class _Turn:
         bought = np.flatnonzero(buys & ~left)
         if len(bought):
             self._buy(bought, at[bought], [items[place][2] for place in bought.tolist()])
-        self._keep(items, kind)
+        self._keep(number, items, buys)
 
         entries = []
         if len(bought):
@@ -508,79 +514,100 @@ class _Turn:
             begin = 2 if kept[place] == WINDOW else 0
             self.tails[customer] = tail[begin:end] + (days[place] % 65536).to_bytes(2, "little") + tail[end:]
 
-    def _keep(self, items: Sequence[tuple[int, int, Decoded]], kind: Any) -> None:
+    def _keep(self, number: int, items: Sequence[tuple[int, int, Decoded]], buys: Bools) -> None:
         """What is of no fixed width: the remembered ids, and the cold parts."""
-        rows, left, tails = self.rows, self.left, self.tails
+        left, tails, habits = self.left, self.tails, self.habits
         count = len(items)
-        out = left[:count].tolist()
-        days = (2 * rows["days_kept"][:count].astype(np.int64)).tolist()
-        kept = rows["ids_kept"][:count].astype(np.int64)
-        lengths = kept.tolist()
-        orders = rows["orders_kept"][:count].tolist()
-        kinds = kind.tolist()
+        rows, calendar = self.rows[:count], self.shared.calendar
+        # Where in what stands behind the row the ring of the topic lies, and that of orders.
+        each = np.arange(count)
+        ring = self.ring[:count]
+        upto = np.cumsum(rows["ids_kept"], axis=1, dtype=np.int64)
+        days = layout.DAY_BYTES * rows["days_kept"].astype(np.int64)
+        ids, orders = rows["ids_kept"][each, ring].astype(np.int64), rows["orders_kept"].astype(np.int64)
+        ends = days + layout.DIGEST * upto[each, ring]
+        begins = ends - layout.DIGEST * ids
+        firsts = days + layout.DIGEST * upto[:, -1]
+        lasts = firsts + layout.DIGEST * orders
         # Nobody has a habit before it was bought often enough.
-        often = (rows["orders"][:count] >= HABIT).tolist()
-        for place, (_, _, item) in enumerate(items):
-            if out[place]:
+        often = (rows["orders"] >= HABIT).tolist()
+        screened = self._screened(slice(0, count)).tolist()
+        for place, (out, (_, _, item), begin, end, first, last) in enumerate(
+            zip(
+                left[:count].tolist(),
+                items,
+                begins.tolist(),
+                ends.tolist(),
+                firsts.tolist(),
+                lasts.tolist(),
+                strict=True,
+            )
+        ):
+            if out:
                 continue
             event = item.event
-            ring = self.rings[place]
-            length = lengths[place][ring]
             tail = tails[place]
-            start = days[place] + 8 * sum(lengths[place][:ring])
-            end = start + 8 * length
             digest = xxh3_64_digest(event.id.encode("utf-8", "surrogatepass"))
-            if tail.find(digest, start, end) >= 0:
+            if tail.find(digest, begin, end) >= 0:
                 left[place] = True
                 continue
-            bought = kinds[place] == _PURCHASE
-            if bought:
-                first = days[place] + 8 * sum(lengths[place])
-                last = first + 8 * orders[place]
-                order = xxh3_64_digest((event.order or event.id).encode("utf-8", "surrogatepass"))  # type: ignore[union-attr]
-                if tail.find(order, first, last) >= 0:
+            kind = type(event)
+            if kind is ev.Purchase:
+                assert isinstance(event, ev.Purchase)
+                order = xxh3_64_digest((event.order or event.id).encode("utf-8", "surrogatepass"))
+                cold = habits[place]
+                if cold is None:
+                    cold = unpack_cold(self.cold[place])
+                if cold.cart or tail.find(order, first, last) >= 0:
                     left[place] = True
                     continue
-                if orders[place] == _FULL:
-                    tail = tail[:first] + tail[first + 8 : last] + order + tail[last:]
+                if last - first == _FULL:
+                    first += layout.DIGEST
+                    tail = tail[: first - layout.DIGEST] + tail[first:last] + order + tail[last:]
                 else:
                     tail = tail[:last] + order + tail[last:]
-                    rows["orders_kept"][place] = orders[place] + 1
-            if length == _FULL:
-                tails[place] = tail[:start] + tail[start + 8 : end] + digest + tail[end:]
-            else:
-                tails[place] = tail[:end] + digest + tail[end:]
-                rows["ids_kept"][place, ring] = length + 1
-            if type(event) is ev.View:
-                known = self._habits(place)
-                cold = self.habits[place] = viewed(known, event, item.at)
-                if cold is not known:
-                    self.grown[place] = True
-            elif type(event) is ev.Purchase:
-                cold = self._habits(place)
-                if cold.cart:
-                    left[place] = True
-                    continue
-                cold = self.habits[place] = purchased(cold, event, item.at, self.shared.calendar)
-                self.grown[place] = True
+                cold = purchased(cold, event, item.at, calendar)
+                self._keep_habits(place, number, cold, screened=screened[place])
                 if often[place]:
                     rows["abandoned"][place] = abandoned(cold.basket, item.at)
+            elif kind is ev.View:
+                assert isinstance(event, ev.View)
+                if event.category or event.sku:
+                    cold = habits[place]
+                    if cold is None:
+                        cold = unpack_cold(self.cold[place])
+                    cold = viewed(cold, event, item.at)
+                    self._keep_habits(place, number, cold, screened=screened[place])
+            if end - begin == _FULL:
+                tails[place] = tail[:begin] + tail[begin + layout.DIGEST : end] + digest + tail[end:]
+            else:
+                tails[place] = tail[:end] + digest + tail[end:]
+        kept = ~left[:count]
+        rows["ids_kept"][each[kept], ring[kept]] = np.minimum(ids[kept] + 1, REMEMBERED)
+        kept &= buys
+        rows["orders_kept"][kept] = np.minimum(orders[kept] + 1, REMEMBERED)
 
     def _habits(self, place: int) -> Cold:
         """A customer's cold part."""
         cold = self.habits[place]
-        if cold is None:
-            cold = self.habits[place] = unpack_cold(self.cold[place])
-        return cold
+        return unpack_cold(self.cold[place]) if cold is None else cold
 
-    def _open_to_offers(self, who: Ints) -> Bools:
+    def _keep_habits(self, place: int, number: int, cold: Cold, *, screened: bool) -> None:
+        """A customer's cold part after event ``number``, and whether something might be offered. It is packed at
+        once, while it is at hand, where no more comes and nobody asks for it."""
+        self.grown[place] = True
+        self.promising[place] = promising = screened and offers.promising(cold)
+        if promising or number < self.sizes[place] - 1:
+            self.habits[place] = cold
+        else:
+            self.cold[place], self.habits[place] = pack_cold(cold), None
+
+    def _screened(self, who: slice | Ints) -> Bools:
         """Those to whom something might be offered now or later, as far as can be told without their habits."""
-        rows = self.rows
-        # No category weighs more than all that was browsed, with the same half-life.
-        some: Bools = (rows["orders"][who] >= offers.DUE_EVENTS) | (
-            rows["browsed"][who, 0] >= offers.VIEWS - 1e-3
-        )
-        # Whoever never put anything into a cart has nothing in it.
+        rows = self.rows[who]
+        # No category weighs more than all that was browsed, with the same half-life; whoever never put anything into
+        # a cart has nothing in it.
+        some: Bools = (rows["orders"] >= offers.DUE_EVENTS) | (rows["browsed"][:, 0] >= offers.VIEWS - 1e-3)
         return some | (self.carts[who] > 0)
 
     def _decide(self, who: Ints, at: Ints, places: Sequence[int], *, silent: bool = False) -> None:
@@ -602,7 +629,7 @@ class _Turn:
             & (band < bands.HIGH)
             & ((offered == 0) | (at - offered >= self.shared.pause))
         )
-        for place in np.flatnonzero(open_to & ~says & self._open_to_offers(who)).tolist():
+        for place in np.flatnonzero(open_to & ~says & self.promising[who]).tolist():
             customer = int(who[place])
             known = Customer(last_purchase=int(rows["last_purchase"][customer]))
             if offers.candidates(known, self._habits(customer), int(at[place]), policy):
@@ -655,19 +682,20 @@ class _Turn:
         none = look == 0
         self.stored[who[none]] = soon[none]
         rows["look"][who] = np.where(none, soon, np.minimum(look, soon))
-        touched = np.array([self._touches(items[place][2].event) for place in who.tolist()])
+        touched = np.array(
+            [
+                type(event) is ev.View and bool(event.category or event.sku)
+                for event in [items[place][2].event for place in who.tolist()]
+            ]
+        )
         return self._entry(who, after, soon, np.zeros(len(who), dtype=bool), touched)
-
-    @staticmethod
-    def _touches(event: ev.Event) -> bool:
-        return type(event) is ev.View and bool(event.category or event.sku)
 
     def _entry(
         self, who: Ints, after: Ints, soon: Ints, afresh: Bools, touched: Bools | None = None
     ) -> _Entry:
         rows, policy = self.rows, self.shared.policy
         offer = np.full(len(who), NEVER)
-        some = (rows["open"][who] == 0) & self._open_to_offers(who)
+        some = (rows["open"][who] == 0) & self.promising[who]
         if touched is not None:
             some &= touched
         for place in np.flatnonzero(some).tolist():
@@ -735,8 +763,9 @@ class _Turn:
             hot = lived.hot[key] = buffer[place * size : (place + 1) * size] + tails[place]
             lived.change.hot += len(hot) - (0 if self.new[place] else len(self.raw[place]))
             if self.grown[place]:
-                cold = lived.cold[key] = pack_cold(self._habits(place))
-                lived.change.cold += len(cold) - len(self.cold[place] or b"")
+                held = self.habits[place]
+                cold = lived.cold[key] = (self.cold[place] or b"") if held is None else pack_cold(held)
+                lived.change.cold += len(cold) - self.cold_sizes[place]
             if changed[place]:
                 lived.deadlines[key] = deadlines[place]
         for place, written in self.written:

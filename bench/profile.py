@@ -25,6 +25,7 @@ PARTS: tuple[tuple[str, str], ...] = (
     (r"/features/", "state: apply, pack, unpack"),
     (r"/models/", "score"),
     (r"/alerts/engine\.py", "engine: group, rounds, turns"),
+    (r"/alerts/usual\.py", "what is usual, in arrays"),
     (r"/alerts/", "decide"),
     (r"/agents/metrics\.py|/prometheus_client/", "metrics"),
     (r"/agents/relay\.py|/aiokafka/producer/", "relay"),
