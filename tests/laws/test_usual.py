@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alerts.forgotten import Retention
 from alerts.policy import Feeds, Policy
 from alerts.usual import Usual
 from features.shop import DAY, HOUR, Shop
@@ -17,6 +18,8 @@ from streams.topics import INPUTS, PURCHASES
 from tests.application import START, Application, Log, Row
 from tests.laws import mix
 from tests.laws.test_batches import lives
+from tests.laws.test_forget import SECRET
+from tests.laws.test_forget import lives as forgotten_lives
 
 FEEDS = Feeds(min_expected=5, window_days=2)
 POLICIES = [
@@ -128,5 +131,19 @@ def test_under_the_wall_clock() -> None:
 def test_no_history_is_found_for_which_it_makes_a_difference(log: Log, policy: Policy, batch: int) -> None:
     def made() -> Application:
         return Application(policy=policy, batch=batch)
+
+    assert_equal(together(made()).run(log.rows), alone(made()).run(log.rows))
+
+
+@settings(derandomize=True, max_examples=60, deadline=None)
+@given(forgotten_lives(), st.sampled_from([2, 2000]))
+def test_nor_one_in_which_somebody_is_forgotten_or_heard_of_no_more(log: Log, batch: int) -> None:
+    def made() -> Application:
+        return Application(
+            secret=SECRET,
+            retention=Retention(20 * DAY, 60 * DAY),
+            policy=POLICIES[1],
+            batch=batch,
+        )
 
     assert_equal(together(made()).run(log.rows), alone(made()).run(log.rows))
