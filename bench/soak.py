@@ -88,7 +88,8 @@ class Fault(NamedTuple):
 
 class Sample(NamedTuple):
     """What was measured once a second. ``workers``: resident bytes of each by its number; ``redis``: of the server;
-    ``used``: what it says it uses; ``behind``: records that are not applied yet."""
+    ``used``: what it says it uses; ``behind``: records that are not applied yet. Where
+    Redis does not answer, ``used`` is 0 and ``behind`` says nothing."""
 
     at: float
     workers: dict[str, int]

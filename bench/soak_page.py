@@ -140,7 +140,9 @@ def draw(found: dict[str, Any], file: Path) -> None:
     memory.set_ylim(bottom=0)
     memory.set_title("Memory, MB (all workers together)", loc="left", fontsize=10)
     memory.legend(frameon=False, fontsize=8, loc="lower right")
-    behind.fill_between(at, [row[4] for row in rows], color="#8fcdb4", linewidth=0)
+    behind.fill_between(
+        at, [row[4] if row[3] else float("nan") for row in rows], color="#8fcdb4", linewidth=0
+    )
     behind.set_ylim(bottom=0)
     behind.set_title("Records that are not applied yet; lines: a fault strikes", loc="left", fontsize=10)
     behind.set_xlabel("seconds")
