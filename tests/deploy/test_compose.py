@@ -119,7 +119,7 @@ def test_secrets_are_files_that_nobody_else_reads_and_git_does_not_see(compose: 
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     secrets = {name: compose.secret(name).read_text() for name in compose.file["secrets"]}
     assert {path.name for path in folder.iterdir()} == set(secrets)
-    for password in ("redis_password", "grafana_password"):
+    for password in ("redis_password", "privacy_key", "grafana_password"):
         assert len(secrets[password].strip()) == 32
         assert secrets[password].strip() not in json.dumps(compose.file)
         assert secrets[password].strip() not in secrets["redis_users"], "its hash is"
@@ -157,11 +157,11 @@ def test_every_setting_of_our_services_is_one(compose: Compose) -> None:
         env = {
             k: str(v) for k, v in compose.services[name]["environment"].items() if k.startswith("CHURNWATCH")
         }
-        password = env["CHURNWATCH_REDIS__PASSWORD_FILE"]
-        env["CHURNWATCH_REDIS__PASSWORD_FILE"] = str(compose.secret(Path(password).name))
+        files = {variable: Path(value).name for variable, value in env.items() if variable.endswith("_FILE")}
+        env |= {variable: str(compose.secret(file)) for variable, file in files.items()}
         settings = Settings.load(env=env)
         assert settings.clock.mode == "wall", "live"
-        assert Path(password).name in [secret["source"] for secret in compose.services[name]["secrets"]]
+        assert set(files.values()) == {secret["source"] for secret in compose.services[name]["secrets"]}
 
 
 def test_grafana_finds_its_data_and_its_dashboards(compose: Compose) -> None:
@@ -384,6 +384,11 @@ def test_an_event_from_outside_becomes_an_alert(running: Topology) -> None:
         timeout=90, check=True,
     )  # fmt: skip
     assert "regular" in shown.stdout
+    # And whoever asks for it is forgotten, by the key that the containers share.
+    subprocess.run(
+        ["churnwatch", "forget", "regular"], env=front, capture_output=True, timeout=150, check=True
+    )
+    assert not known("orders     9")
 
 
 def test_prometheus_sees_all_of_them_and_follows_the_rules(running: Topology) -> None:

@@ -89,7 +89,7 @@ def test_kubectl_knows_what_is_asked_of_it(line: str, tmp_path: Path) -> None:
             check=False,
         )
         assert made.returncode == 0, made.stderr
-        assert len(yaml.safe_load(made.stdout)["data"]) == 4
+        assert len(yaml.safe_load(made.stdout)["data"]) == 5
     if words[1] == "kustomize":
         assert subprocess.run(words, cwd=ROOT, capture_output=True, check=False).returncode == 0
 
