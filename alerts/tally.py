@@ -157,13 +157,17 @@ class Change:
 
     def of(self, tally: Tally) -> Tally:
         """The tally after it."""
-        pending = {day: n for day, n in _merged(tally.pending, self.pending) if n}
-        warned = dict(tally.warned)
-        for week, some in self.warned.items():
-            known = warned.get(week)
-            # Of a week that is forgotten nothing is said any more.
-            if known is not None or some.warnings:
-                warned[week] = (known or Warned()).plus(some)
+        pending, warned = tally.pending, tally.warned
+        if self.pending:
+            pending = {day: n for day, n in _merged(pending, self.pending) if n}
+        if self.warned:
+            weeks = dict(warned)
+            for week, some in self.warned.items():
+                known = weeks.get(week)
+                # Of a week that is forgotten nothing is said any more.
+                if known is not None or some.warnings:
+                    weeks[week] = (known or Warned()).plus(some)
+            warned = dict(sorted(weeks.items()))
         return Tally(
             tally.customers + self.customers,
             tally.hot + self.hot,
@@ -174,7 +178,7 @@ class Change:
             tally.stake + self.stake,
             tally.before,
             pending,
-            dict(sorted(warned.items())),
+            warned,
         )
 
 
@@ -257,6 +261,4 @@ def _sum(one: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
 
 
 def _merged(one: Mapping[int, int], other: Mapping[int, int]) -> Iterable[tuple[int, int]]:
-    if not other:
-        return one.items()
     return sorted({key: one.get(key, 0) + other.get(key, 0) for key in {*one, *other}}.items())

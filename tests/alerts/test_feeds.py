@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from alerts.feeds import Feed, counted, folded_to, silent
+from alerts.feeds import Feed, counted, folded_to, silent, window
 from alerts.policy import Feeds
 from features.shop import DAY, HOUR, Calendar, Shop
 from tests.application import START, day
@@ -175,3 +175,11 @@ def test_local_hours_decide_what_a_day_is() -> None:
     calendar = Calendar(Shop(time_zone="Asia/Tokyo"))
     feed = counted(Feed(), [START + 16 * HOUR], 0, calendar, SETTINGS)
     assert feed.folded == START // DAY + 1
+
+
+def test_of_a_window_it_is_told_what_came_and_what_is_usual() -> None:
+    feed = folded_to(traffic(range(40)), day(40) + 18 * HOUR, CALENDAR, SETTINGS)
+    seen, usual = window(feed, day(40) + 13 * HOUR, CALENDAR, SETTINGS)
+    assert seen == 50  # the afternoon of the day before
+    assert usual == pytest.approx(PER_DAY)
+    assert window(Feed(), day(40), CALENDAR, SETTINGS) == (0, 0)
