@@ -7,7 +7,7 @@ before it, so that a file that was cut off or changed is known as such.
 Each partition number is taken as it stood at one commit, offsets and all: from the beginning of its reading every
 commit puts aside what it overwrites (commit.lua), and what was put aside counts. So it is read little by little,
 Redis is never kept for longer than a thousandth of a second or so, and workers do not wait. Partitions follow each
-other; each belongs to its own offsets, from where Kafka is read again.
+other; each belongs to its own offsets, from where Kafka is read again (docs/decisions/0010).
 """
 
 from __future__ import annotations
