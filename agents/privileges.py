@@ -23,6 +23,7 @@ class Role(enum.StrEnum):
     CONSUMER = "consumer"
     READER = "reader"
     OPERATOR = "operator"
+    ERASER = "eraser"
     PROVISIONER = "provisioner"
 
 
@@ -33,6 +34,7 @@ MEANINGS: Final[Mapping[Role, str]] = {
     Role.CONSUMER: "your systems that react to alerts, scores and tasks",
     Role.READER: "commands that change nothing: status, doctor, alerts, explain, customers, customer, export, dlq list, model show",
     Role.OPERATOR: "those, and commands that change something: dlq replay, forget, model pin, alerts pause, import, backup, restore",
+    Role.ERASER: "churnwatch forget whole: dead letters and Redis' files too, for which it may drop that topic's records",
     Role.PROVISIONER: "churnwatch topics create",
 }
 
@@ -111,6 +113,9 @@ LOOKED: Final = (
 )  # fmt: skip
 """What commands run that change nothing."""
 
+REWRITTEN: Final = ("bgrewriteaof", "bgsave")
+"""What ``forget --rewrite`` runs, so that nothing is left in Redis' files."""
+
 KEPT: Final = ("del", "rename", "persist", "pexpire", "zscan", "xrevrange")
 """What ``import``, ``backup`` and ``restore`` run beside these."""
 
@@ -154,10 +159,13 @@ def kafka(settings: Settings, role: Role, user: str = "") -> list[Right]:
                 _topics(settings, FOR_CONSUMERS, "READ"),
                 [Right(("READ",), Resource.GROUP, user or user_of(settings, role), prefixed=True)],
             ]
-        case Role.READER | Role.OPERATOR:
+        case Role.READER | Role.OPERATOR | Role.ERASER:
             read = _topics(settings, _all(settings), "READ", "DESCRIBE_CONFIGS")
             if role is Role.OPERATOR:
                 read = _with(read, _topics(settings, (*inputs, *FOLLOWED), "WRITE"))
+            if role is Role.ERASER:
+                read = _with(read, _topics(settings, inputs, "WRITE"))
+                read = _with(read, _topics(settings, (topics.DEAD_LETTERS,), "WRITE", "DELETE"))
             wanted = [
                 read,
                 [
@@ -184,6 +192,8 @@ def redis(settings: Settings, role: Role) -> Access | None:
             return Access(learned, OWNED + every)
         case Role.READER:
             return Access(own + learned, LOOKED + every)
+        case Role.ERASER:
+            return Access(own + learned, LOOKED + REWRITTEN + every)
         case Role.OPERATOR:
             everything = (f"{settings.application}:*", f"{{{settings.application}:*}}:*")
             return Access(everything, tuple(dict.fromkeys(OWNED + LOOKED + KEPT + every)))
