@@ -159,7 +159,12 @@ class Following(Generic[Known_co]):
         begun = time.monotonic()
         while True:
             left = [tp for tp, end in ends.items() if await consumer.position(tp) < end]
-            if not left or self._stopping or time.monotonic() - begun > PATIENCE:
+            if not left or self._stopping:
+                return
+            if time.monotonic() - begun > PATIENCE:
+                # Brokers that are away raise here: a part of the topic must not be taken for the whole, what was known
+                # stays. If they answer, the last offsets are of no records.
+                await consumer.end_offsets(partitions)
                 return
             if self._take(book, await consumer.getmany(timeout_ms=200)):
                 begun = time.monotonic()

@@ -31,7 +31,8 @@ THRESHOLDS: Final = (
 )
 """What is shown of a policy, beside whatever else was proposed."""
 FROM_RECORDS: Final = frozenset({"medium", "high", "warn_at"})
-"""What can be proposed where there are only records."""
+"""What can be proposed where there are only records, and only so that fewer are warned of: of those who were not
+warned of nobody has written down how their score moved."""
 HISTORY: Final = frozenset({"history", "silent"})
 """Why an alert was withheld that was never meant to be delivered."""
 
@@ -133,6 +134,15 @@ class Recorded(NamedTuple):
     scores: int
 
 
+def tellable(today: Policy, proposed: Policy) -> bool:
+    """Whether records can tell what was proposed: who is warned of then is warned of today."""
+
+    def at(policy: Policy) -> float:
+        return policy.high if policy.warn_at == "high" else policy.medium
+
+    return at(proposed) >= at(today)
+
+
 def recorded(told: Sequence[Told], today: Policy, proposed: Policy, first: int, last: int) -> Recorded:
     """From records in any order. ``first`` and ``last``: days since 1970, both included."""
     told = sorted(told, key=lambda each: (each.at, each.customer, each.step))
@@ -167,49 +177,46 @@ def _outcome(steps: Sequence[Told], horizon: int, ended: int, began: int) -> Out
     return Outcome(known, right, right / known if known else None, None, None)
 
 
-class _Life:
-    """What is known of one customer on the way through the records."""
+class _Episode:
+    """A warning of the policy of the records while it stands: the highest probabilities that are known of it."""
 
-    __slots__ = ("high", "seen", "warned")
+    __slots__ = ("before", "highest", "live", "opened")
 
-    def __init__(self) -> None:
-        self.seen = False  # above the threshold since the last time below
-        self.high = False
-        self.warned = False  # by the policy of the records
+    def __init__(self, opened: Micros, live: bool) -> None:
+        self.opened, self.live = opened, live
+        self.before = self.highest = 0.0
 
 
 def _bounds(told: Sequence[Told], today: Policy, asked: Policy, began: int, ended: int) -> Bounds:
-    """At least: whoever was warned of and is known to have come to the threshold asked for. At most: whoever
-    may have come to it; a score that was not written is within ``score_change`` of the one before."""
+    """A threshold above today's is passed within a warning that stands today, once in each. At least: it was
+    raised in these days and is known to have come so high. At most: it may have; a score that was not written is
+    within ``score_change`` of the one before."""
     warn = asked.high if asked.warn_at == "high" else asked.medium
-    near = today.score_change
-    sure: dict[str, _Life] = {}
-    maybe: dict[str, _Life] = {}
-    counts = Counter[str]()
+    standing: dict[str, _Episode] = {}
+    ours: list[_Episode] = []
     for each in told:
-        live = began <= each.at < ended and each.withheld not in HISTORY
-        done = each.step in {"resolved", "expired"} or each.band == "lapsed"
-        for name, lives, slack in (("least", sure, 0.0), ("most", maybe, near)):
-            life = lives.setdefault(each.customer, _Life())
-            if done:
-                lives[each.customer] = _Life()
-                continue
-            life.warned |= each.step in {"raised", "worsened", "improved"}
-            may = life.warned or name == "most"
-            if may and not life.seen and each.probability >= warn - slack:
-                life.seen = True
-                counts[f"{name} raised"] += live
-            elif life.seen and each.probability < warn - slack - today.hysteresis:
-                life.seen = False
-            if life.seen and not life.high and each.probability >= asked.high - slack:
-                life.high = True
-                counts[f"{name} high"] += live
-            elif life.high and each.probability < asked.high - slack - today.hysteresis:
-                life.high = False
-    return Bounds(
-        (counts["least raised"], max(counts["least raised"], counts["most raised"])),
-        (counts["least high"], max(counts["least high"], counts["most high"])),
-    )
+        if each.at >= ended:
+            break
+        if each.step == "raised":
+            episode = standing[each.customer] = _Episode(each.at, each.withheld not in HISTORY)
+            ours.append(episode)
+        elif each.step in {"resolved", "expired"}:
+            standing.pop(each.customer, None)
+            continue
+        elif each.customer not in standing:
+            continue
+        episode = standing[each.customer]
+        if each.band != "lapsed":
+            episode.highest = max(episode.highest, each.probability)
+            if each.at < began:
+                episode.before = episode.highest
+
+    def counted(threshold: float) -> tuple[int, int]:
+        least = sum(e.live and e.opened >= began and e.highest >= threshold for e in ours)
+        most = sum(e.before < threshold <= e.highest + today.score_change for e in ours)
+        return least, most
+
+    return Bounds(counted(warn), counted(max(warn, asked.high)))
 
 
 # ---- as plain data

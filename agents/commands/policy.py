@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 EPILOG = examples(
     "churnwatch policy preview orders.csv --propose medium=0.5          a file, replayed under both policies",
     "churnwatch policy preview orders.csv --propose medium=0.5 --propose rise=0.6 --last 8w",
-    "churnwatch policy preview --propose high=0.9                       what the running application recorded",
+    "churnwatch policy preview --propose medium=0.7                     what the running application recorded",
     "churnwatch policy preview orders.csv --propose medium=0.5 --json | jq .proposed.warnings_per_day",
 )
 _NOT_HERE = frozenset({"horizon_days"})
@@ -159,6 +159,13 @@ def _from_records(call: Shell, proposed: Policy, names: Sequence[str], days: int
             f"They hold probabilities and bands; of what can be proposed they can judge {', '.join(sorted(core.FROM_RECORDS))}.",
             "Replay a history instead: churnwatch policy preview FILE.",
         )
+    if not core.tellable(call.settings.policy, proposed):
+        raise Failure(
+            Code.USAGE,
+            "What a lower threshold would warn of cannot be told from records.",
+            "Of those who were not warned of only leaps of their score were written (policy.score_change).",
+            "Replay a history instead: churnwatch policy preview FILE.",
+        )
     told, versions = _told(call)
     if not told:
         raise Failure(
@@ -181,9 +188,8 @@ def _from_records(call: Shell, proposed: Policy, names: Sequence[str], days: int
         "today": {"policy": core.shown(call.settings.policy, names)} | core.plain(found.volume),
         "limits": [
             (
-                f"Of a score it is known only what was written: a change of {change:g} (policy.score_change) or of the band. "
-                f"Hence at least and at most; whether it had risen enough since the last purchase (policy.rise) is known of "
-                f"those only who were warned of."
+                f"Of a score it is known only what was written: a change of {change:g} (policy.score_change) or of the band; "
+                f"hence at least and at most."
             ),
             (
                 "Kafka forgets: alerts and decisions by their retention, all but the newest score of a customer by "
