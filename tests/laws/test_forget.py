@@ -99,7 +99,7 @@ def check_against_the_oracle(application: Application, log: Log, known: dict[str
             assert differences(seen, recompute(records, at, forgotten=until)) == {}
 
 
-@settings(derandomize=True, max_examples=40, deadline=None)
+@settings(derandomize=True, max_examples=25, deadline=None)
 @given(lives(), st.sampled_from([1, 2, 5]), st.sampled_from([1, 3]))
 def test_what_is_known_is_what_was_read_since_and_batches_make_no_difference(
     log: Log, batch: int, limit: int
@@ -117,7 +117,7 @@ def test_what_is_known_is_what_was_read_since_and_batches_make_no_difference(
     assert other.gone == expected.gone
 
 
-@settings(derandomize=True, max_examples=40, deadline=None)
+@settings(derandomize=True, max_examples=25, deadline=None)
 @given(lives(), st.integers(0, 2**32), st.booleans(), st.sampled_from([1, 4]))
 def test_a_redis_of_before_or_after_ends_where_it_would_have(
     log: Log, seed: int, carried: bool, batch: int
@@ -141,7 +141,7 @@ def test_a_redis_of_before_or_after_ends_where_it_would_have(
     assert application.gone == expected.gone
 
 
-@settings(derandomize=True, max_examples=25, deadline=None)
+@settings(derandomize=True, max_examples=15, deadline=None)
 @given(lives(), st.integers(0, 2**32))
 def test_a_worker_that_dies_at_any_commit_ends_where_it_would_have(log: Log, seed: int) -> None:
     random = Random(seed)

@@ -70,7 +70,7 @@ def states(application: Application) -> dict[bytes, Customer]:
     return found
 
 
-@settings(derandomize=True, max_examples=40, deadline=None)
+@settings(derandomize=True, max_examples=25, deadline=None)
 @given(lives(), st.sampled_from([1, 3]))
 def test_who_is_kept_is_who_the_naive_twin_keeps_whatever_the_batches(log: Log, batch: int) -> None:
     application = Application(retention=RETENTION).run(log.rows)
