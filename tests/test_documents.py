@@ -65,8 +65,9 @@ def test_make_targets_that_a_page_names_exist() -> None:
 
 
 def test_the_walk_through_of_the_front_page_works(
-    kafka: KafkaServer, redis_server: RedisServer, prefix: str, application: str
+    kafka: KafkaServer, redis_server: RedisServer, prefix: str, application: str, tmp_path: Path
 ) -> None:
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     lines = commands(ROOT / "README.md")
     walk = [line for line in lines if line.startswith(("export", "churnwatch")) and line not in ON_A_FILE]
     env = {
@@ -76,6 +77,7 @@ def test_the_walk_through_of_the_front_page_works(
         "CHURNWATCH_REDIS__URL": redis_server.url,
         "CHURNWATCH_APPLICATION": application,
         "CHURNWATCH_WORKER__HTTP_PORT": "0",
+        "PYTHONPATH": str(ROOT),
         "COLUMNS": "200",
     }
     running: list[subprocess.Popen[bytes]] = []
@@ -88,14 +90,14 @@ def test_the_walk_through_of_the_front_page_works(
                 continue
             if line.endswith("&"):
                 command = [sys.executable, "-m", "agents.cli", *words[1:]]
-                running.append(subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.DEVNULL))
+                running.append(subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.DEVNULL))
                 continue
             # As a shell runs it: one command may ask another.
             command = ["bash", "-c", f'churnwatch() {{ "{sys.executable}" -m agents.cli "$@"; }}; {line}']
             if words[1] == "alerts" and "alerts" not in said:
-                _until_quiet(redis_server, application)
+                until_quiet(redis_server, application)
             done = subprocess.run(
-                command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False
+                command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False
             )
             assert done.returncode == 0, f"{line}: {done.stderr}"
             said[" ".join(words[1:])] = done.stdout
@@ -127,10 +129,10 @@ def test_the_backtest_of_the_front_page_works(tmp_path: Path) -> None:
     assert {"report.html", "report.json"} <= {path.name for path in (tmp_path / "first-look").iterdir()}
 
 
-def _until_quiet(redis_server: RedisServer, application: str) -> None:
+def until_quiet(redis_server: RedisServer, application: str) -> None:
     """Until the worker has applied what was sent: the clock of every partition stands at the file's end."""
     client = redis_server.client()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     before: object = None
     since = time.monotonic()
     while time.monotonic() < deadline:
