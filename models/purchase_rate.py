@@ -291,6 +291,14 @@ class OnlineRates:
         """The sum of the examples' weights, where the newest counts 1."""
         return sum(cell[0] for cell in self._cells.values()) * self._unit()
 
+    @property
+    def until_fit(self) -> int:
+        """How many more examples until the estimate changes."""
+        n = self.examples
+        doubled = _FIRST_FIT if n < _FIRST_FIT else 1 << n.bit_length()
+        until = self._every - n % self._every
+        return min(until, doubled - n) if doubled < self._every else until
+
     def learn_one(self, x: float, t_x: float, T: float, days: float, none: bool, at: float) -> None:  # noqa: N803
         """A customer who was (x, t_x, T) at a snapshot bought nothing in the ``days`` after it (``none``), or
         did. ``at``: when that was known, in days since any fixed instant. Raises ValueError for what is no

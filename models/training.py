@@ -226,7 +226,6 @@ class _Course:
     def empty(self) -> None:
         """Begin a block."""
         self.since: Micros = 0
-        self.rates: Rates | None = None
         self.outcomes = array("f")
         self.ats = array("q")
         self.rows = array("f")
@@ -238,12 +237,9 @@ class _Course:
         return BLOCK - len(self.outcomes)
 
     def take(self, examples: Sequence[Example], rates: Rates) -> None:
-        """Test, note, learn. There is room for all of them. A whole block is read by the rates (of the shop) as they
-        were at its beginning, so that it does not matter where a batch ends."""
+        """Test, note, learn. There is room for all of them."""
         if not self.since:
             self.since = examples[0].due
-        if self.rates is None:
-            self.rates = rates
         rows = np.array([e.inputs for e in examples], dtype=np.float32)
         outcomes = [e.churned for e in examples]
         self.labels += len(outcomes)
@@ -254,7 +250,7 @@ class _Course:
         due = [e.due / DAY for e in examples]
         given: Any = rows  # an array is a sequence of sequences, to all but a checker of types
         for name, learner in self.learners.items():
-            learner.rates = self.rates
+            learner.rates = rates
             said = learner.learn_many(given, outcomes, due)
             if name == YARDSTICK:
                 self.asked.extend(said)
@@ -440,7 +436,6 @@ class _Course:
             "ahead": self.ahead,
             "full": self.full,
             "since": self.since,
-            "rates": None if self.rates is None else msgspec.to_builtins(self.rates),
             "outcomes": self.outcomes.tobytes(),
             "ats": self.ats.tobytes(),
             "rows": self.rows.tobytes(),
@@ -460,9 +455,6 @@ class _Course:
         self.promotions = msgspec.convert(state["promotions"], tuple[Promotion, ...])
         self.open, self.ahead, self.full = state["open"], dict(state["ahead"]), state["full"]
         self.since = state["since"]
-        # An older release kept none: such a block goes on by the rates of now.
-        begun = state.get("rates")
-        self.rates = None if begun is None else msgspec.convert(begun, Rates)
         self.outcomes.frombytes(state["outcomes"])
         self.ats.frombytes(state["ats"])
         self.rows.frombytes(state["rows"])
@@ -545,7 +537,9 @@ class Trainer:
                 self._take(course, run, published, told)
                 run, course = [], of
             run.append(example)
-            if len(run) == course.room:
+            # What is learned together is read by the same rates, wherever a batch ends.
+            fit = self.rates.until_fit if course is self._leading else BLOCK
+            if len(run) == min(course.room, fit):
                 self._take(course, run, published, told)
                 run = []
         self._take(course, run, published, told)

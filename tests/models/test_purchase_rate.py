@@ -383,6 +383,19 @@ def test_what_is_no_state_is_refused_and_changes_nothing(some: list[Example]) ->
     assert online.state() == before
 
 
+def test_it_says_after_how_many_examples_the_estimate_changes() -> None:
+    online = OnlineRates(every=200)
+    changed: list[int] = []
+    last, foretold = online.rates, online.until_fit
+    for n in range(1, 650):
+        assert online.until_fit == foretold - (n - 1 - (changed[-1] if changed else 0))
+        online.learn_one(n % 5, n % 5 * 9.0, 60.0, 28.0, n % 3 == 0, n / 10)
+        if online.rates != last:
+            changed.append(n)
+            last, foretold = online.rates, online.until_fit
+    assert changed == [16, 32, 64, 128, 200, 400, 600]
+
+
 def test_old_examples_fade_and_years_of_them_take_no_more_room(some: list[Example]) -> None:
     online = OnlineRates(half_life=10.0)
     cells = []
