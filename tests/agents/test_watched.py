@@ -37,6 +37,8 @@ Series = frozenset[tuple[str, tuple[tuple[str, str], ...]]]
 class Shop(Shell):
     """An application with the real core, whose workers are scraped."""
 
+    until = 0
+
     def purchases(self, customers: int, day: float) -> None:
         """Each buys once at that day, and the clock goes there."""
         at = START + timedelta(days=day)
@@ -48,6 +50,7 @@ class Shop(Shell):
             producer.poll(0)
         assert producer.flush(30) == 0
         self.tick("purchases", at + timedelta(minutes=1), PARTITIONS)
+        self.until = round((at + timedelta(minutes=1)).timestamp()) * 1_000_000
 
     @contextlib.asynccontextmanager
     async def watched(self) -> AsyncIterator[tuple[Worker, TrainerWorker]]:
@@ -73,10 +76,15 @@ class Shop(Shell):
             await asyncio.gather(*(asyncio.wait_for(each.stop(), 20) for each in both))
 
     def all_applied(self, worker: Worker) -> bool:
-        """Whether nothing of the input is left to be applied."""
-        seen = [worker.app.consumer.seen(self.prefix + "purchases", n) for n in range(PARTITIONS)]
-        applied = [worker.applied(self.prefix + "purchases", n) for n in range(PARTITIONS)]
-        return all(s is not None and s.at_end and s.popped == a for s, a in zip(seen, applied, strict=True))
+        """Whether all that was sent is applied: nothing is unread, and clocks stand where ``purchases`` sent them."""
+        name = self.prefix + "purchases"
+        for number in range(PARTITIONS):
+            owned, seen = worker.ownership.get(number), worker.app.consumer.seen(name, number)
+            if owned is None or owned.state.clock < self.until or seen is None:
+                return False
+            if not seen.at_end or seen.popped != worker.applied(name, number):
+                return False
+        return True
 
 
 async def scraped(of: Worker) -> str:
