@@ -49,7 +49,7 @@ _FIELDS: Final = (
     *((name, "u4", 1) for name in (
         "events", "orders", "views", "searches", "complaints", "base_gaps", "gaps", "sequence", "known",
     )),
-    ("last_day", "i4", 1), ("last_gap", "i4", 1), ("spare", "u4", 1),
+    ("last_day", "i4", 1), ("last_gap", "i4", 1),
 )  # fmt: skip
 _CODES: Final = {"u1": "B", "i1": "b", "u4": "I", "i4": "i", "i8": "q", "f8": "d"}
 ROW: Final = np.dtype(
@@ -217,7 +217,6 @@ def pack(c: Customer) -> bytes:
         s.known,
         days[-1] if days else 0,
         days[-1] - days[-2] if len(days) > 1 else 0,
-        0,
     )
     kept_days = _days[len(short)].pack(*[day % _FAR for day in short])
     return b"".join((row, kept_days, *c.seen, c.seen_orders, rest))
@@ -230,7 +229,7 @@ def unpack(raw: bytes, made: type[Customer]) -> Customer:
         first_purchase, last_purchase, last_browse, last_decisive, closed_at, decided, look, complaint_due, due,
         offered, warned, snapshot_due, label_due, labelled, bought_7, bought_30, bought_90, browsed_7, browsed_30,
         browsed_90, paid_90, abandoned, base_mean, base_variance, mean, variance, written, events, orders, views,
-        searches, complaints, base_gaps, gaps, sequence, known, last_day, _, _,
+        searches, complaints, base_gaps, gaps, sequence, known, last_day, _,
     ) = _row.unpack_from(raw)  # fmt: skip
     seen: tuple[bytes, ...] = ()
     at = SIZE + DAY_BYTES * days_kept

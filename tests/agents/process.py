@@ -9,12 +9,15 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 import agents.worker
 from agents.settings import Settings
+from agents.worker import Worker
 from tests.agents.counting import Counting
 
 
@@ -22,12 +25,12 @@ def main() -> int:
     given = json.loads(Path(sys.argv[1]).read_text())
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
     settings = msgspec.convert(given["settings"], Settings)
+    make: Callable[[Settings], Worker] = Worker
     if given["core"] == "counting":
-        core = Counting(settings.kafka.inputs, settings.clock.mode, given["silence"])
-        vars(agents.worker)["engine_of"] = lambda _: core
+        make = partial(Worker, core=Counting(settings.kafka.inputs, settings.clock.mode, given["silence"]))
     if given.get("stop_deadline"):
         agents.worker.STOP_DEADLINE = given["stop_deadline"]
-    return agents.worker.run(settings)
+    return agents.worker.run(settings, (make,))
 
 
 if __name__ == "__main__":
