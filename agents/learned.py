@@ -14,7 +14,7 @@ from agents.commands.kafka import Broker
 from agents.commands.scan import scan, whole
 from agents.settings import Settings
 from agents.store import SNAPSHOT, Store, connect, trainer_of
-from features.customer import VERSION
+from features.customer import FEATURES
 from models.snapshot import Book, Known, Snapshot
 from streams.topics import MODELS
 
@@ -32,7 +32,7 @@ class Models:
         self._begin()
 
     def _begin(self) -> None:
-        self._book = Book(self._settings.policy.horizon_days, str(VERSION))
+        self._book = Book(self._settings.policy.horizon_days, FEATURES)
         self._read: dict[int, int] = {}
 
     def look(self) -> Known:
@@ -60,7 +60,7 @@ async def kept(settings: Settings, patience: float = PATIENCE) -> Snapshot | Non
         _, found = await store.customer(0, SNAPSHOT)
     finally:
         await store.close()
-    book = Book(settings.policy.horizon_days, str(VERSION))
+    book = Book(settings.policy.horizon_days, FEATURES)
     if found is not None:
         book.take(None, found)
     return book.known().newest()

@@ -8,7 +8,6 @@ import os
 import re
 import select
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.agents.backtest.conftest import written
 from tests.servers import KafkaServer, RedisServer
 from tests.test_documents import BLOCK, PAGES, ROOT, WALKED, until_quiet
 
@@ -129,7 +129,7 @@ def typed_here(page: Path) -> list[str]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with the files that pages speak of."""
-    shutil.copy(ROOT / "examples" / "orders.csv", tmp_path / "orders.csv")
+    written(tmp_path / "orders.csv", customers=250, days=300)
     with gzip.open(tmp_path / "archive.csv.gz", "wb") as file:
         file.write((ROOT / "examples" / "orders.csv").read_bytes())
     (tmp_path / "secret").write_text("of these tests alone, long enough to be taken")
