@@ -24,7 +24,7 @@ from alerts.outlook import Expected, Outlook, outlook
 from alerts.policy import version as policy_version
 from alerts.reasons import Evidence, reasons
 from features import matrix
-from features.cold import Cold
+from features.cold import Cold, tier, unprofiled
 from features.customer import EMPTY_COLD, FEATURES, Customer, apply
 from features.matrix import Inputs
 from features.shop import DAY, Calendar
@@ -32,7 +32,7 @@ from features.standing import Episode, Standing
 from models.churn import ChurnModel, RhythmScore
 from streams import topics
 from streams.alerts import Alert, Offer, Reason, alert_id
-from streams.codec import Decoded
+from streams.codec import Decoded, Tombstone
 from streams.events import Forget, rfc3339
 
 AGREE: Final = 1.01e-6
@@ -52,10 +52,10 @@ class Told(NamedTuple):
 
 
 class Read(NamedTuple):
-    """An event of the customer, and the logical topic it was read from."""
+    """An event of the customer, or a tombstone of their profile, and the logical topic it was read from."""
 
     topic: str
-    item: Decoded
+    item: Decoded | Tombstone
 
 
 class Part(NamedTuple):
@@ -201,12 +201,19 @@ def replayed(read: Iterable[Read], position: Mapping[str, int], calendar: Calend
     arrival is not known, and makes no difference."""
     customer, cold, count = Customer(), EMPTY_COLD, 0
     read = [each for each in read if each.item.offset <= position.get(each.topic, -1)]
-    forgets = [each for each in read if isinstance(each.item.event, Forget)]
-    forgotten = max((each.item.at for each in forgets), default=0)
+    forgets = [
+        (each.topic, each.item)
+        for each in read
+        if isinstance(each.item, Decoded) and isinstance(each.item.event, Forget)
+    ]
+    forgotten = max((forget.at for _, forget in forgets), default=0)
     place = {name: number for number, name in enumerate(topics.INPUTS)}
     for each in sorted(read, key=lambda one: place[one.topic]):
+        if isinstance(each.item, Tombstone):
+            cold = unprofiled(cold, place[each.topic])
+            continue
         if each.item.at <= forgotten or any(
-            each.topic == forget.topic and each.item.offset <= forget.item.offset for forget in forgets
+            each.topic == topic and each.item.offset <= forget.offset for topic, forget in forgets
         ):
             continue
         count += 1
@@ -383,7 +390,7 @@ def _decided(
         band=bands.NAMES[step.band] if found else None,
         id=identity,
         cause=behind,
-        action=decide.action(step, customer, policy, behind),
+        action=decide.action(step, customer, policy, behind, tier(state.cold)),
         outlook=outlook(
             at,
             customer.orders,

@@ -15,6 +15,7 @@ from features.matrix import Inputs
 from features.shop import DAY
 from features.standing import Episode, Standing
 from streams.events import rfc3339
+from streams.topics import INPUTS
 
 _INSTANTS: Final = frozenset(
     {
@@ -92,7 +93,9 @@ def _habits(cold: Cold, unit: int) -> dict[str, Any]:
     for name, value in msgspec.structs.asdict(cold).items():
         if name == "pending":
             continue
-        if name == "offered":
+        if name == "tiers":
+            found["tiers"] = {INPUTS[topic]: _part(told, unit) for topic, told in value.items()}
+        elif name == "offered":
             found["offers"] = {offer: rfc3339(at) for offer, at in value.items()}
         else:
             found[name] = {str(each): _part(part, unit) for each, part in value.items()}

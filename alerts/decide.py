@@ -109,7 +109,11 @@ def upsell(
 
 
 def action(
-    transition: Transition, customer: Customer, policy: Policy, cause: str | None = None
+    transition: Transition,
+    customer: Customer,
+    policy: Policy,
+    cause: str | None = None,
+    tier: str | None = None,
 ) -> str | None:
     """The measure that the business's table has for a warning or offer; None for other transitions."""
     if transition.kind == "upsell":
@@ -120,4 +124,4 @@ def action(
         return None
     stage = "first_order" if customer.orders == 1 else "repeat"
     waits = bool(customer.open_since)
-    return measure(policy, bands.NAMES[transition.band], cause, stage, open_complaint=waits)
+    return measure(policy, bands.NAMES[transition.band], cause, stage, open_complaint=waits, tier=tier)

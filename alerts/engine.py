@@ -24,13 +24,13 @@ from alerts.looks import Grid
 from alerts.offers import Candidate
 from alerts.outlook import Expected, outlook
 from alerts.partition import Ceiling, Partition, Poisoned, Window, unpack
-from alerts.policy import Feeds, Policy, fingerprint, version
+from alerts.policy import Feeds, Policy, fingerprint, tiers, version
 from alerts.reasons import Evidence, reasons
 from alerts.tally import SECOND, Change, Place, Warned
 from alerts.usual import FEWEST, Chosen, Lived, Usual, usual
 from alerts.words import ENGLISH, Words
 from features import ledger, matrix
-from features.cold import Cold, bounded_offers
+from features.cold import Cold, bounded_offers, tier, unprofiled
 from features.customer import (
     DECISIVE,
     EMPTY_COLD,
@@ -118,6 +118,10 @@ class _Use(NamedTuple):
     versions: Versions
     known: int
     usual: Usual
+
+
+_Piece: TypeAlias = tuple[int, int, Decoded | Tombstone]
+"""Of a customer in a turn: place of the record, offset of the one before it, and what it says."""
 
 
 class _Gone(NamedTuple):
@@ -253,7 +257,7 @@ class Begun(NamedTuple):
     after: Partition
     use: _Use
     log: _Log
-    work: dict[bytes, list[tuple[int, int, Decoded]]]
+    work: dict[bytes, list[_Piece]]
     chosen: Chosen
     steps: list[_Steps]
     lives: dict[bytes, _Life]
@@ -299,6 +303,7 @@ class Engine:
         self._judged: tuple[dict[str, feeds.Feed] | None, dict[int, bool]] = (None, {})
         self._words = words
         self._actions: dict[tuple[object, ...], str | None] = {}
+        self._tiers = tiers(policy)
         learning = learning or Learning()
         self._learns = learning.enabled
         self._use_counts = learning.activity == "purchase_or_use"
@@ -391,6 +396,8 @@ class Engine:
                 hot[key] = None
                 if key not in cold and touches(item.event):
                     cold[key] = None
+            elif isinstance(item, Tombstone):
+                hot[item.key] = cold[item.key] = None
         return list(hot), list(cold)
 
     def events(
@@ -427,7 +434,7 @@ class Engine:
         index = INPUTS.index(topic)
         counts: Counts = Counter()
         lives: dict[bytes, _Life] = {}
-        work: dict[bytes, list[tuple[int, int, Decoded]]] = {}
+        work: dict[bytes, list[_Piece]] = {}
         missing: list[bytes] = []
         invalid = [False] * len(items)
         times: list[int] = []
@@ -453,6 +460,9 @@ class Engine:
                     letters.append((place, dead_letter(item, topic, "decode")))
             elif isinstance(item, Tombstone):
                 counts["event", "tombstone"] += 1
+                # Of who is not known there is nothing to clear, and nothing to remember.
+                if item.key in work or hot[item.key] is not None:
+                    work.setdefault(item.key, []).append((place, before, item))
             else:
                 counts["event", "clock"] += 1
             before = item.offset
@@ -465,7 +475,7 @@ class Engine:
                 continue
             life = lives[key] = self._life(key, hot[key], cold.get(key))
             if key not in cold and any(
-                self._may_fire(life, todo[:number], item.at, bound)
+                isinstance(item, Decoded) and self._may_fire(life, todo[:number], item.at, bound)
                 for number, (_, _, item) in enumerate(todo)
             ):
                 missing.append(key)
@@ -499,7 +509,7 @@ class Engine:
         partition: Partition,
         ring: int,
         bound: int,
-        work: Mapping[bytes, Sequence[tuple[int, int, Decoded]]],
+        work: Mapping[bytes, Sequence[_Piece]],
         hot: Mapping[bytes, bytes | None],
         cold: Mapping[bytes, bytes | None],
     ) -> Chosen:
@@ -772,7 +782,7 @@ class Engine:
 
     # ---- one customer
 
-    def _may_fire(self, life: _Life, todo: Sequence[tuple[int, int, Decoded]], at: int, bound: int) -> bool:
+    def _may_fire(self, life: _Life, todo: Sequence[_Piece], at: int, bound: int) -> bool:
         """Whether a deadline may fall before an event at ``at``: one that stands, or one that the customer's
         earlier events of this turn may set. Under the record clock only a snapshot does: all else due has fired."""
         standing = life.standing
@@ -824,12 +834,17 @@ class Engine:
     def _follow(
         self,
         life: _Life,
-        todo: Sequence[tuple[int, int, Decoded]],
+        todo: Sequence[_Piece],
         log: _Log,
     ) -> _Steps:
         """Applies a customer's events in order; before each, deadlines up to its time fire."""
         partition, topic, counts = log.partition, log.topic, log.counts
         for place, before, item in todo:
+            if isinstance(item, Tombstone):
+                cleared = unprofiled(life.cold, log.ring)
+                life.grown |= cleared is not life.cold
+                life.cold = cleared
+                continue
             event = item.event
             if type(event) is ev.Forget:
                 self._forget(life, place, item, log)
@@ -1232,7 +1247,7 @@ class Engine:
             life.standing.stake = round(at_risk * 10**self.minor_units)
         if transition.offers:
             known["offers"] = tuple(_offer(candidate) for candidate in transition.offers)
-        action = self._action(transition, life.customer, behind)
+        action = self._action(transition, life, behind)
         if action is not None:
             known["action"] = action
         if cause.event is not None:
@@ -1252,8 +1267,12 @@ class Engine:
         )
         life.leave(cause.order, at, delivery, content, cause.traceparent())
 
-    def _action(self, transition: decide.Transition, customer: Customer, cause: str | None) -> str | None:
+    def _action(self, transition: decide.Transition, life: _Life, cause: str | None) -> str | None:
         """The measure for a transition: a shop has few, so each is looked up once."""
+        customer = life.customer
+        # A tier that no measure names is none: a shop may have as many as it likes.
+        told = tier(life.cold) if self._tiers else None
+        named = told if told in self._tiers else None
         offered = transition.offers[0].type if transition.offers else ""
         key = (
             transition.kind,
@@ -1262,10 +1281,11 @@ class Engine:
             cause,
             customer.orders == 1,
             bool(customer.open_since),
+            named,
             offered,
         )
         if key not in self._actions:
-            self._actions[key] = decide.action(transition, customer, self.policy, cause)
+            self._actions[key] = decide.action(transition, customer, self.policy, cause, named)
         return self._actions[key]
 
     def _evidence(self, life: _Life, score: decide.Score, at: int) -> Evidence:

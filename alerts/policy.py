@@ -149,6 +149,12 @@ def measure(
     return None
 
 
+def tiers(policy: Policy) -> frozenset[str]:
+    """The tiers that the table of measures names."""
+    last = (key.rpartition(".")[2] for key in policy.actions)
+    return frozenset(part.removeprefix("tier:") for part in last if TIER.fullmatch(part))
+
+
 def fingerprint(policy: Policy, *more: str) -> bytes:
     """A digest of the policy, and of what else decides beside it."""
     return hashlib.sha256(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from math import exp, log
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeGuard
 
 import numpy as np
 from msgspec.structs import replace
@@ -42,7 +42,7 @@ from features.rhythm import WEIGHT, WINDOW
 from features.shop import DAY, HOUR, Calendar
 from models.churn import ChurnModel, Scores
 from streams import events as ev
-from streams.codec import Decoded
+from streams.codec import Decoded, Tombstone
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -142,11 +142,13 @@ class Usual:
         return lived
 
 
-def usual(todo: Todo) -> bool:
+def usual(todo: Sequence[tuple[int, int, Decoded | Tombstone]]) -> TypeGuard[Todo]:
     """Whether the events of a customer are of the usual kinds."""
     if len(todo) > MOST:
         return False
     for _, _, item in todo:
+        if type(item) is not Decoded:
+            return False
         event = item.event
         kind = _KINDS.get(type(event))
         if kind is None or event.history:

@@ -106,11 +106,19 @@ class CartItem(msgspec.Struct, array_like=True, frozen=True, gc=False):
     amount: int = 0
 
 
+class Tier(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What the newest profile of an input topic says: its instant, and the customer's tier ("": none)."""
+
+    at: int
+    name: str = ""
+
+
 class Cold(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """``basket`` and ``browsed``: interest by category (by ``sku:…`` where a line has none);
     ``complaints`` and ``inquiries`` by their ids; ``cart`` by sku or category; counts of purchases by
     channel, weekday (Monday 0), hour, region and store; ``offered``: newest instant of each offer;
-    ``pending``: snapshots whose label has not matured."""
+    ``pending``: snapshots whose label has not matured; ``tiers``: by the index of the input topic that
+    told it (see ``profiled``)."""
 
     basket: dict[str, Interest] = {}
     browsed: dict[str, Interest] = {}
@@ -124,6 +132,7 @@ class Cold(msgspec.Struct, array_like=True, frozen=True, gc=False):
     stores: dict[str, int] = {}
     offered: dict[str, int] = {}
     pending: tuple[Pending, ...] = ()
+    tiers: dict[int, Tier] = {}
 
 
 def interested(
@@ -201,6 +210,35 @@ def bounded_offers(offered: dict[str, int]) -> dict[str, int]:
     return {
         name: offered[name] for name in sorted(offered, key=lambda name: (-offered[name], name))[:OFFERED]
     }
+
+
+def profiled(cold: Cold, tier: str | None, at: int, topic: int) -> Cold:
+    """The cold part after a profile of ``at``, which replaces an older one whole; of two at one instant the greater
+    tier holds, and any before none.
+
+    What each topic told is kept apart: a tombstone has no instant to be compared by, only its place in its own topic,
+    and takes away what lies before it there. So it makes no difference how topics are read side by side, and nothing
+    needs to be remembered of a tombstone."""
+    told = Tier(at, tier or "")
+    known = cold.tiers.get(topic)
+    if known is not None and (known.at, known.name) >= (told.at, told.name):
+        return cold
+    return msgspec.structs.replace(cold, tiers={**cold.tiers, topic: told})
+
+
+def unprofiled(cold: Cold, topic: int) -> Cold:
+    """The cold part after a tombstone on a topic."""
+    if topic not in cold.tiers:
+        return cold
+    return msgspec.structs.replace(
+        cold, tiers={each: tier for each, tier in cold.tiers.items() if each != topic}
+    )
+
+
+def tier(cold: Cold) -> str | None:
+    """The tier by the newest profile of all topics; None if it names none, or there is none."""
+    newest = max(((told.at, told.name) for told in cold.tiers.values()), default=(0, ""))
+    return newest[1] or None
 
 
 def in_cart(cold: Cold, last_purchase: int) -> dict[str, CartItem]:

@@ -33,6 +33,7 @@ from features.cold import (
     counted,
     in_cart,
     interested,
+    profiled,
 )
 from features.ledger import marked, settled
 from features.rhythm import Rhythm
@@ -198,7 +199,12 @@ DECISIVE: Final[frozenset[type]] = frozenset(
 
 def touches_cold(event: ev.Event) -> bool:
     """Whether the cold part is needed: for decisions, and where an event changes it."""
-    return type(event) in DECISIVE or (type(event) is ev.View and bool(event.category or event.sku))
+    kind = type(event)
+    return (
+        kind in DECISIVE
+        or kind is ev.Profile
+        or (type(event) is ev.View and bool(event.category or event.sku))
+    )
 
 
 def remembered(ring: bytes, digest: bytes) -> bool:
@@ -248,6 +254,8 @@ def apply(customer: Customer, cold: Cold, item: Decoded, topic: int, calendar: C
     handler = _HANDLERS.get(type(event))
     if handler is None:
         new.others += 1
+        if isinstance(event, ev.Profile):
+            cold = profiled(cold, event.tier, at, topic)
         return Applied(new, cold)
     return handler(new, cold, item, calendar)
 

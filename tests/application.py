@@ -32,7 +32,16 @@ from streams.erasure import Forgetting, is_about
 from streams.examples import Example, decode_example
 from streams.message import Message, pack, unpack
 from streams.topics import ALERTS as ALERTS_TOPIC
-from streams.topics import COMPACTED, CUSTOMER_SCORES, DEAD_LETTERS, DECISIONS, EXAMPLES, PURCHASES, TOPIC_OF
+from streams.topics import (
+    COMPACTED,
+    CUSTOMER_SCORES,
+    CUSTOMERS,
+    DEAD_LETTERS,
+    DECISIONS,
+    EXAMPLES,
+    PURCHASES,
+    TOPIC_OF,
+)
 
 MINUTE = 60 * MICROS
 START = 1_767_225_600_000_000
@@ -177,6 +186,23 @@ class Log:
     def forget(self, customer: str, at: int, *, identity: str | None = None, topic: str | None = None) -> Row:
         event = ev.Forget(id=identity or self.identity(), customer=customer, time=ev.to_datetime(at))
         return self.add(event, topic)
+
+    def profile(
+        self,
+        customer: str,
+        at: int,
+        tier: str | None,
+        *,
+        identity: str | None = None,
+        topic: str | None = None,
+    ) -> Row:
+        event = ev.Profile(
+            id=identity or self.identity(), customer=customer, time=ev.to_datetime(at), tier=tier
+        )
+        return self.add(event, topic)
+
+    def tombstone(self, customer: str) -> Row:
+        return self.raw(CUSTOMERS, customer.encode(), None)
 
     def survey(self, customer: str, at: int, score: float, scale: float = 10.0) -> Row:
         return self.add(

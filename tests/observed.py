@@ -49,6 +49,7 @@ def observed(customer: Customer, cold: Cold, at: int, *, overdue_hours: float = 
             name: (item.added, item.amount)
             for name, item in parts.in_cart(cold, customer.last_purchase).items()
         },
+        "tier": parts.tier(cold),
         "channels": cold.channels,
         "regions": cold.regions,
         "stores": cold.stores,

@@ -34,6 +34,12 @@ class Read(NamedTuple):
     item: Decoded
 
 
+class Cleared(NamedTuple):
+    """A tombstone of the customer, as it was read."""
+
+    topic: str
+
+
 class Keep(NamedTuple):
     """Days for which prospects and those who have bought are kept after their last event; 0: for ever."""
 
@@ -42,7 +48,7 @@ class Keep(NamedTuple):
 
 
 def recompute(
-    records: Sequence[Read | int],
+    records: Sequence[Read | Cleared | int],
     at: int,
     *,
     time_zone: str = "UTC",
@@ -51,7 +57,7 @@ def recompute(
     keep: Keep | None = None,
 ) -> dict[str, object]:
     """Every feature of one customer at the instant ``at``, which is not before the last event."""
-    items = accepted(records, forgotten, keep)
+    items, profiles = known(records, forgotten, keep)
     purchases = [item for item in items if is_purchase(item)]
     bought = [item.at for item in purchases]
     views = [item for item in items if isinstance(item.event, ev.View)]
@@ -129,6 +135,7 @@ def recompute(
         "basket": interest(((item.at, bought_names(item)) for item in purchases), 16, 90.0, at),
         "interest": interest(((item.at, viewed_name(item)) for item in views), 8, 7.0, at),
         "cart": cart(items, last_purchase),
+        "tier": max(profiles)[1] or None if profiles else None,
         **{
             name: counts
             for attribute, name in (("channel", "channels"), ("region", "regions"), ("store", "stores"))
@@ -186,15 +193,26 @@ DECIDES = (
 )
 
 
-def accepted(records: Iterable[Read | int], forgotten: int = 0, keep: Keep | None = None) -> list[Decoded]:
+def accepted(
+    records: Iterable[Read | Cleared | int], forgotten: int = 0, keep: Keep | None = None
+) -> list[Decoded]:
+    """The events that count; see ``known``."""
+    return known(records, forgotten, keep)[0]
+
+
+def known(
+    records: Iterable[Read | Cleared | int], forgotten: int = 0, keep: Keep | None = None
+) -> tuple[list[Decoded], list[tuple[int, str]]]:
     """The events that are no re-send: of an id among the last 32 of its topic, or of a purchase (above
     zero) whose order is among the last 32 orders.
 
     A forget takes away all that was read before it, and what is not later than that or the forget when it comes;
     read again it changes nothing. ``forgotten``: an instant up to which the customer was known to be forgotten before
     anything was read. A number among the records is where the clock has come to: who was not heard of for as long as
-    ``keep`` says by then is not known any more.
+    ``keep`` says by then is not known any more. Beside the events stand the instants and tiers ("": none) of the
+    profiles among them that no tombstone has cleared: one clears what was read before it of its topic.
     """
+    profiles: list[tuple[str, int, str]] = []
     ids: dict[str, list[str]] = {}
     orders: list[str] = []
     items: list[Decoded] = []
@@ -203,28 +221,33 @@ def accepted(records: Iterable[Read | int], forgotten: int = 0, keep: Keep | Non
         if isinstance(record, int):
             days = keep and (keep.lapsed if any(map(is_purchase, items)) else keep.prospects)
             if days and items and max(item.at for item in items) + days * DAY <= record:
-                ids, orders, items = {}, [], []
+                ids, orders, items, profiles = {}, [], [], []
+            continue
+        if isinstance(record, Cleared):
+            profiles = [each for each in profiles if each[0] != record.topic]
             continue
         event = record.item.event
         if isinstance(event, ev.Forget):
             if not (items and event.id == request and record.item.at <= forgotten):
                 forgotten = max([forgotten, record.item.at, *(item.at for item in items)])
                 request = event.id
-                ids, orders, items = {}, [], []
+                ids, orders, items, profiles = {}, [], [], []
             continue
         if record.item.at <= forgotten:
             continue
-        known = ids.setdefault(record.topic, [])
-        if event.id in known[-WINDOW:]:
+        before = ids.setdefault(record.topic, [])
+        if event.id in before[-WINDOW:]:
             continue
         if isinstance(event, ev.Purchase) and is_purchase(record.item):
             order = event.order or event.id
             if order in orders[-WINDOW:]:
                 continue
             orders.append(order)
-        known.append(event.id)
+        before.append(event.id)
         items.append(record.item)
-    return items
+        if isinstance(event, ev.Profile):
+            profiles.append((record.topic, record.item.at, event.tier or ""))
+    return items, [(at, tier) for _, at, tier in profiles]
 
 
 def is_purchase(item: Decoded) -> bool:

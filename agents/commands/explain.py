@@ -15,7 +15,7 @@ from agents.commands.scan import Stretch, progress, scan, stretches, whole
 from agents.commands.shell import Code, Failure, Shell, examples, shell
 from agents.settings import Settings
 from streams.alerts import Alert, Reason, decode_alert
-from streams.codec import CLOCK_KEY, Codec, Decoded
+from streams.codec import CLOCK_KEY, Codec, Decoded, Tombstone
 from streams.topics import ALERTS, COMPACTED, DECISIONS, MODELS
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def _records(call: Shell, broker: Broker, alert: Alert) -> tuple[list[Read], dic
                     headers=tuple(pairs(message)),
                 )
             )
-            if isinstance(item, Decoded):
+            if isinstance(item, Decoded | Tombstone):
                 read.append(Read(names[message.topic() or ""], item))
     return read, parts
 

@@ -20,7 +20,7 @@ from confluent_kafka import TopicPartition
 from agents.explain import Part, Read, Replay, Told, log_odds, replay
 from agents.settings import Settings
 from alerts.engine import Usable
-from alerts.policy import Policy
+from alerts.policy import DEFAULT_ACTIONS, Policy
 from alerts.reasons import BASE
 from features.shop import DAY
 from models.additive import Additive
@@ -28,7 +28,7 @@ from models.learned import LearnedScore
 from models.purchase_rate import Rates
 from models.snapshot import Prior
 from models.spend import Spend
-from streams.codec import Decoded, Tick
+from streams.codec import Decoded, Tick, Tombstone
 from streams.events import to_micros
 from streams.examples import decode_example
 from streams.topics import EXAMPLES, INPUTS, PURCHASES
@@ -82,7 +82,7 @@ def _played(application: Application, log: Log) -> Played:
     read: dict[str, list[Read]] = {}
     for row in log.rows:
         item = application.codec.decode(row)
-        if isinstance(item, Decoded):
+        if isinstance(item, Decoded | Tombstone):
             read.setdefault(item.customer, []).append(Read(row.topic, item))
     told = [Told(s.alert, application.name, "", s.withheld) for s in application.seen()]
     parts: dict[str, Part | None] = {topic: Part(0, end) for topic, end in log.next.items()}
@@ -106,6 +106,26 @@ def test_every_alert_is_decided_the_same_from_its_position(inputs: tuple[str, ..
         ("upsell", "raised"), ("upsell", "withdrawn"),
     }  # fmt: skip
     assert {told.withheld for told in shop.told} >= {None, "history"}
+
+
+def test_a_measure_for_a_tier_is_chosen_again_and_a_tombstone_counts() -> None:
+    log = Log()
+    for customer in ("ann", "bob"):
+        for number in range(8):
+            log.purchase(customer, DAY_ZERO + number * 7 * DAY)
+        log.profile(customer, DAY_ZERO, "gold")
+    log.tombstone("bob")
+    for number in range(50, 120):
+        log.tick(DAY_ZERO + number * DAY, INPUTS)
+    policy = Policy(rise=0.8, actions={**DEFAULT_ACTIONS, "tier:gold": "visit"})
+    shop = _played(Application(INPUTS, policy=policy).run(log.rows), log)
+    warnings = [
+        told for told in shop.told if told.alert.transition == "raised" and told.alert.kind == "churn"
+    ]
+    found = {told.alert.customer: shop.again(told) for told in warnings}
+    assert {name: again.verdict for name, again in found.items()} == {"ann": "same", "bob": "same"}
+    actions = {name: again.decision.action for name, again in found.items() if again.decision}
+    assert actions == {"ann": "visit", "bob": "reminder"}
 
 
 def test_under_the_wall_clock_too_every_alert_is_decided_the_same() -> None:

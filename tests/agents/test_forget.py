@@ -350,6 +350,7 @@ def _check_export(shop: Shop, exported: dict[str, Any]) -> None:
     assert exported["state"]["first_purchase"] == "2026-01-01T00:00:00Z"
     assert exported["now"]["orders"] == 9
     assert exported["habits"]["basket"]["tea"]["events"] == 9
+    assert exported["habits"]["tiers"] == {"customers": {"at": "2026-01-01T00:00:00Z", "name": "gold"}}
     assert exported["labels"][0]["inputs"]["repeats"] > 0
     assert exported["deadlines"]
     assert exported["parked"][0]["value"]["customer"] == CANARY

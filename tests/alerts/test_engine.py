@@ -7,8 +7,9 @@ import msgspec
 import pytest
 
 from alerts.engine import Missing, _Ask
-from alerts.policy import Feeds, Policy
+from alerts.policy import DEFAULT_ACTIONS, Feeds, Policy
 from features import matrix
+from features.cold import tier
 from features.customer import MOST_MONEY, Customer, pack_hot
 from features.shop import DAY
 from features.standing import Standing
@@ -423,7 +424,106 @@ def test_dead_letters_and_alerts_leave_in_the_order_of_their_records() -> None:
     assert topics == [CUSTOMER_SCORES, DEAD_LETTERS, ALERTS, CUSTOMER_SCORES, DEAD_LETTERS]
 
 
-def test_a_tombstone_is_counted_and_changes_no_customer() -> None:
+MEASURES = Policy(rise=0.8, actions={**DEFAULT_ACTIONS, "tier:gold": "visit", "medium.tier:silver": "write"})
+
+
+def lapsing(customer: str, log: Log) -> Log:
+    for number in range(8):
+        log.purchase(customer, day(number * 7), category="tea")
+    return log
+
+
+def measures(application: Application, customer: str) -> dict[str, str | None]:
+    return {
+        seen.step: seen.alert.action
+        for seen in application.seen(customer)
+        if seen.alert.kind == "churn" and seen.alert.action
+    }
+
+
+def test_the_tier_of_the_newest_profile_chooses_the_measure() -> None:
+    log = Log()
+    for name in ("ann", "bob", "cas", "dan"):
+        lapsing(name, log)
+    log.profile("ann", day(3), "gold")
+    log.profile("ann", day(2), "silver")
+    log.profile("bob", day(3), "silver")
+    log.profile("cas", day(3), "gold")
+    log.profile("cas", day(4), None)
+    for number in range(50, 120):
+        log.tick(day(number), INPUTS)
+    application = run(log, policy=MEASURES)
+    assert measures(application, "ann") == {"churn.raised": "visit", "churn.worsened": "visit"}
+    # A tier that no key names for the band: what holds without one.
+    assert measures(application, "bob") == {"churn.raised": "write", "churn.worsened": "personal_offer"}
+    for name in ("cas", "dan"):
+        assert measures(application, name) == {"churn.raised": "reminder", "churn.worsened": "personal_offer"}
+
+
+def test_a_warning_that_an_event_causes_has_the_measure_of_the_tier_too() -> None:
+    log = Log()
+    log.profile("ann", day(0), "gold")
+    lapsing("ann", log)
+    log.lost("ann", day(50))
+    assert first(run(log, policy=MEASURES), "churn.raised").alert.action == "visit"
+
+
+def test_a_tombstone_clears_the_tier_and_a_profile_after_it_holds() -> None:
+    def after(*profiles: tuple[int, str] | None) -> Application:
+        log = lapsing("ann", Log())
+        for profile in profiles:
+            if profile is None:
+                log.tombstone("ann")
+            else:
+                log.profile("ann", day(profile[0]), profile[1])
+        for number in range(50, 120):
+            log.tick(day(number), INPUTS)
+        return run(log, policy=MEASURES)
+
+    without = after()
+    cleared = after((3, "gold"), None)
+    assert measures(cleared, "ann") == measures(without, "ann")
+    assert cleared.counts["event", "tombstone"] == 1
+    assert cleared.customer("ann").events == without.customer("ann").events + 1
+    # Older than what was cleared, and said after it.
+    assert measures(after((3, "silver"), None, (2, "gold")), "ann")["churn.raised"] == "visit"
+
+
+def test_a_profile_of_somebody_who_never_bought_is_remembered_and_decides_nothing() -> None:
+    log = Log()
+    log.profile("ann", day(0), "gold")
+    for number in range(1, 120):
+        log.tick(day(number), INPUTS)
+    application = run(log, policy=MEASURES)
+    assert tier(application.habits("ann")) == "gold"
+    assert (application.counts["decision",], application.counts["look",]) == (0, 0)
+    assert (application.due, list(application.messages)) == ({}, [])
+
+
+def test_who_is_forgotten_has_no_tier_any_more() -> None:
+    log = lapsing("ann", Log())
+    log.profile("ann", day(3), "gold")
+    log.forget("ann", day(60))
+    for number in range(61, 69):
+        log.purchase("ann", day(number))
+    log.profile("ann", day(59), "gold")
+    application = run(log, policy=MEASURES, secret="a secret of this test only")
+    assert application.customer("ann").orders == 8
+    assert application.habits("ann").tiers == {}
+
+
+def test_measures_are_kept_for_the_tiers_of_the_table_only() -> None:
+    log = Log()
+    for number in range(30):
+        lapsing(f"c{number}", log)
+        log.profile(f"c{number}", day(0), f"tier-{number}")
+        log.lost(f"c{number}", day(50))
+    application = run(log, policy=MEASURES)
+    assert len([seen for seen in application.seen() if seen.alert.action]) >= 30
+    assert len(application.engine._actions) < 5
+
+
+def test_a_tombstone_of_somebody_who_is_not_known_is_counted_and_makes_no_customer() -> None:
     log = Log()
     log.raw(CUSTOMERS, b"ann", None)
     application = run(log)

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from agents.settings import Settings, SettingsError
-from alerts.policy import BANDS, CAUSES, DEFAULT_ACTIONS, OFFERS, STAGES, Policy, measure, version
+from alerts.policy import BANDS, CAUSES, DEFAULT_ACTIONS, OFFERS, STAGES, Policy, measure, tiers, version
 
 
 def test_the_defaults_have_a_measure_for_every_band_cause_and_stage() -> None:
@@ -51,6 +51,12 @@ def test_what_is_not_known_of_a_customer_fits_no_key_that_asks_for_it() -> None:
     policy = Policy(actions={"tier:gold": "visit", "product": "replace", "open_complaint": "call"})
     assert measure(policy, "high", None, "repeat") is None
     assert measure(policy, "high", None, "repeat", tier="gold") == "visit"
+
+
+def test_the_tiers_that_the_table_names_are_known() -> None:
+    assert tiers(Policy()) == frozenset()
+    table = {"tier:gold": "visit", "high.repeat.tier:a-1_B": "call", "high.repeat": "write"}
+    assert tiers(Policy(actions=table)) == {"gold", "a-1_B"}
 
 
 def test_an_empty_entry_is_no_measure() -> None:

@@ -22,7 +22,11 @@ from features.cold import (
     in_cart,
     interested,
     most,
+    profiled,
+    tier,
+    unprofiled,
 )
+from features.customer import pack_cold, unpack_cold
 from features.decay import fade
 from tests.application import day
 
@@ -144,3 +148,38 @@ def test_the_newest_offers_are_remembered() -> None:
     offers = {f"o{number}": number for number in range(OFFERED + 10)}
     assert min(bounded_offers(offers).values()) == 10
     assert bounded_offers({"a": 1}) == {"a": 1}
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([None, "gold", "silver"]), st.sampled_from([1, 2, 3]), st.sampled_from([0, 4])
+        ),
+        max_size=5,
+    )
+)
+def test_the_newest_profile_tells_the_tier_in_whatever_order_they_are_read(
+    profiles: list[tuple[str | None, int, int]],
+) -> None:
+    expected = max(((at, name or "") for name, at, _ in profiles), default=(0, ""))[1] or None
+    for order in permutations(profiles):
+        cold = Cold()
+        for name, at, topic in order:
+            cold = unpack_cold(pack_cold(profiled(cold, name, at, topic)))
+        assert tier(cold) == expected
+
+
+def test_a_tombstone_takes_away_what_its_own_topic_told() -> None:
+    cold = profiled(profiled(Cold(), "gold", day(2), 4), "silver", day(1), 0)
+    assert tier(cold) == "gold"
+    assert tier(unprofiled(cold, 4)) == "silver"
+    assert unprofiled(unprofiled(cold, 4), 0) == Cold()
+    again = profiled(unprofiled(cold, 4), "basic", day(1.5), 4)
+    assert tier(again) == "basic", "older than what was cleared, and said after it"
+
+
+def test_what_changes_no_tier_changes_nothing() -> None:
+    cold = profiled(Cold(), "gold", day(2), 4)
+    assert profiled(cold, "gold", day(2), 4) is cold
+    assert profiled(cold, "platinum", day(1), 4) is cold
+    assert unprofiled(cold, 0) is cold

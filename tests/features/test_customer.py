@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from features.cold import Cold
+from features.cold import Cold, tier
 from features.customer import (
     DECISIVE,
     EMPTY_COLD,
@@ -279,6 +279,18 @@ def test_a_state_of_the_version_before_is_read_and_written_anew() -> None:
     assert unpack_cold(before[1]) == state.cold
     assert pack_hot(unpack_hot(before[0])) == pack_hot(state.customer)
     assert pack_hot(state.customer)[0] == pack_cold(state.cold)[0] == VERSION == 3
+
+
+def test_a_cold_part_from_before_tiers_were_kept_is_read_and_has_none() -> None:
+    log = Log()
+    log.purchase("ann", day(0), category="tea")
+    log.cart("ann", day(1), "s1")
+    cold = after(log).cold
+    fields = msgspec.msgpack.decode(pack_cold(cold)[1:])
+    before = bytes([VERSION]) + msgspec.msgpack.encode(fields[:12])
+    assert len(fields) == 13
+    assert unpack_cold(before) == cold
+    assert tier(unpack_cold(before)) is None
 
 
 def test_purchase_days_that_lie_centuries_apart_are_kept_as_they_are() -> None:

@@ -119,7 +119,7 @@ def _life(random: Random, customer: str, days: int, history_days: int) -> list[t
             leave(ev.Use, after, duration=60)
         elif roll < 0.9:
             leave(ev.Referral, after)
-            leave(ev.Profile, after, tier="gold")
+            leave(ev.Profile, after, tier=("gold", "silver", None)[count % 3])
             leave(ev.Contact, after, kind="call")
             leave(ev.AlertFeedback, after, alert="a1", action="dismissed")
         now += round(gap * DAY * random.lognormvariate(0.0, 0.4))

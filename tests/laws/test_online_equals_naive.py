@@ -148,7 +148,7 @@ MAKERS: dict[str, Make] = {
     "survey": lambda r, c, v: ev.Survey(**c, score=float(r.randrange(6)), scale=r.choice((5.0, 10.0))),
     "customer_lost": lambda r, c, v: ev.CustomerLost(**c),
     "referral": lambda r, c, v: ev.Referral(**c),
-    "profile": lambda r, c, v: ev.Profile(**c, tier="gold"),
+    "profile": lambda r, c, v: ev.Profile(**c, tier=r.choice((None, "silver", "gold"))),
     "contact": lambda r, c, v: ev.Contact(**c),
     "alert_feedback": lambda r, c, v: ev.AlertFeedback(**c, alert="a", action="dismissed"),
 }
@@ -233,6 +233,7 @@ TOGETHER = (
     ("view", "search", "use", "review"),
     ("complaint", "complaint_update"),
     ("inquiry", "inquiry_update"),
+    ("profile",),
     (),
 )
 """What is combined or forgotten together, which a history of everything seldom reaches; and everything."""
