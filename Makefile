@@ -20,7 +20,7 @@ help:
 	@echo '  make demo DATA=path/to/file    your own CSV, NDJSON or Parquet (columns: README.md)'
 	@echo '  make demo SERVERS=local        the same on a real Apache Kafka and Redis (needs Java 17, Maven, redis-server)'
 	@echo
-	@echo '  make test                      what CI runs: ruff, mypy, pytest (9 minutes)'
+	@echo '  make test                      what CI runs: ruff, mypy, pytest (14 minutes)'
 	@echo '  make test TESTS=tests/streams  only some of the tests'
 	@echo '  make chaos                     the fault tests at their full counts; results in bench/results/'
 	@echo '  make bench                     speed beside Faust, Quix Streams and bytewax; results in bench/results/'
@@ -74,10 +74,14 @@ format: $(VENV)/.dev
 	$(VENV)/bin/ruff format
 
 TESTS ?= tests
+# What takes minutes alone begins first, so that the others are done beside it.
+LONGEST := tests/test_walk_through.py tests/bench tests/test_pages.py tests/agents/test_privileges.py \
+           tests/test_documents.py tests/chaos
 
 .PHONY: test
 test: lint
-	$(VENV)/bin/pytest -m 'not chaos' -n 3 --dist loadfile $(TESTS)
+	$(VENV)/bin/pytest -m 'not chaos' -n 3 --dist loadfile --no-loadscope-reorder \
+	    $(if $(filter tests,$(TESTS)),$(LONGEST)) $(TESTS)
 
 .PHONY: chaos
 chaos: $(VENV)/.dev
